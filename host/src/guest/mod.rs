@@ -1,0 +1,1 @@
+//! The client of the guest agent. Generated protobuf types stop here.

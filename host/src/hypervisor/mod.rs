@@ -1,0 +1,1 @@
+//! Virtual machines behind one trait. Knows no OCI, no images: disks are files, the rest numbers.

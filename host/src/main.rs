@@ -1,0 +1,3 @@
+//! The `husk` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Safe wrappers of the system calls that no crate wraps. The only unsafe code of this crate.
