@@ -174,7 +174,12 @@ pub struct Run {
     pub timings: bool,
     /// The image: its name, or oci:PATH[:TAG], oci-archive:PATH, docker-archive:PATH; then the
     /// command
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "IMAGE")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "IMAGE"
+    )]
     pub words: Vec<String>,
 }
 
@@ -184,7 +189,12 @@ pub struct Create {
     #[command(flatten)]
     pub common: Common,
     /// The image, as for run; then the command
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "IMAGE")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "IMAGE"
+    )]
     pub words: Vec<String>,
 }
 
@@ -242,7 +252,14 @@ pub struct Exec {
 #[derive(Debug, Args)]
 pub struct Stop {
     /// Seconds between the stop signal and SIGKILL; -1 waits for ever
-    #[arg(short, long = "time", alias = "timeout", default_value_t = 10, value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(
+        short,
+        long = "time",
+        alias = "timeout",
+        default_value_t = 10,
+        value_name = "SECONDS",
+        allow_negative_numbers = true
+    )]
     pub time: i64,
     #[command(flatten)]
     pub containers: Containers,

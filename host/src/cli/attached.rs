@@ -49,7 +49,9 @@ impl Terms {
 
 fn window() -> Option<(u16, u16)> {
     let size = window_size(io::stdout().as_fd()).or_else(|_| window_size(io::stdin().as_fd()));
-    size.ok().map(|size| (size.rows, size.columns)).filter(|&(rows, columns)| rows > 0 && columns > 0)
+    size.ok()
+        .map(|size| (size.rows, size.columns))
+        .filter(|&(rows, columns)| rows > 0 && columns > 0)
 }
 
 /// How it ended.
@@ -255,7 +257,8 @@ impl Attachment {
             let both_ways = || stdout.as_ref().and_then(|stdout| stdout.try_clone().ok());
             let half_close = stdin.is_some();
             if let Some(to) = stdin.or_else(both_ways) {
-                let keys = if self.terms.terminal { self.terms.detach_keys.clone() } else { Vec::new() };
+                let keys =
+                    if self.terms.terminal { self.terms.detach_keys.clone() } else { Vec::new() };
                 let detached = self.detached.1.try_clone();
                 thread::spawn(move || pump_stdin(to, &keys, half_close, detached.ok()));
             }

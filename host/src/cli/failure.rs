@@ -29,7 +29,7 @@ impl Failure {
     }
 
     /// The whole line, without the program's name.
-    #[must_use]
+    #[cfg(test)]
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -40,7 +40,10 @@ impl Failure {
             ErrorFormat::Text => eprintln!("husk: {}", self.message),
             ErrorFormat::Json => {
                 let (message, hint) = split_hint(&self.message);
-                eprintln!("{}", json!({ "code": self.exit_code, "message": message, "hint": hint }));
+                eprintln!(
+                    "{}",
+                    json!({ "code": self.exit_code, "message": message, "hint": hint })
+                );
             }
         }
     }

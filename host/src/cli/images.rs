@@ -83,10 +83,11 @@ fn id_of(image: &Image, whole: bool) -> String {
 
 /// One row a tag, or one for an image without.
 fn rows(image: &Image, whole: bool) -> Vec<Value> {
-    let created = image.config.created().as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let created =
+        image.config.created().as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
     let since = created.map_or_else(
         || "N/A".to_owned(),
-        |created| format!("{} ago", ago((jiff::Timestamp::now() - created).total_seconds())),
+        |created| format!("{} ago", ago((jiff::Timestamp::now() - created).as_secs())),
     );
     let row = |repository: &str, tag: &str| {
         json!({

@@ -23,9 +23,10 @@ pub fn logs(flags: &args::Logs) -> Result<u8, Failure> {
 fn print(flags: &args::Logs) -> Result<u8, Failure> {
     let tail = match flags.tail.as_str() {
         "all" => None,
-        text => Some(text.parse::<usize>().map_err(|_| {
-            Failure::new(format!("tail {text:?}: a number of lines, or all"))
-        })?),
+        text => Some(
+            text.parse::<usize>()
+                .map_err(|_| Failure::new(format!("tail {text:?}: a number of lines, or all")))?,
+        ),
     };
     let engine = Engine::open()?;
     let container = engine.find(&flags.container)?;
@@ -49,26 +50,28 @@ fn follow(
     for record in last_lines(&mut reader, tail)? {
         printer.print(&record)?;
     }
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         // Look at the container first: what it writes before its end is read after this look.
         let status = engine.settle(container).map_err(io::Error::other)?;
         let live = status.is_some_and(|container| container.status.is_live());
-        while let Some(record) = reader.next()? {
+        while let Some(record) = reader.next_record()? {
             printer.print(&record)?;
         }
         if !live {
-            break;
+            return Ok(());
         }
         sleep(LOOK_AGAIN);
     }
-    Ok(())
 }
 
 /// All records, or those of the last `tail` lines.
 fn last_lines(reader: &mut Reader, tail: Option<usize>) -> io::Result<VecDeque<Record>> {
     let mut kept = VecDeque::new();
     let mut lines = 0;
-    while let Some(record) = reader.next()? {
+    while let Some(record) = reader.next_record()? {
         lines += usize::from(record.bytes.ends_with(b"\n"));
         kept.push_back(record);
         let open_line = |kept: &VecDeque<Record>| {

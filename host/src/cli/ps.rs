@@ -19,7 +19,8 @@ pub fn ps(flags: &args::Ps) -> Result<u8, Failure> {
 }
 
 fn list(flags: &args::Ps) -> Result<u8, Failure> {
-    let filters = flags.filter.iter().map(|text| Filter::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let filters =
+        flags.filter.iter().map(|text| Filter::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let by_state = filters.iter().any(|filter| matches!(filter.key, Key::Status | Key::Exited));
     let mut found = Engine::open()?.list()?;
     found.reverse();
@@ -48,7 +49,7 @@ fn id_of(container: &Container, whole: bool) -> &str {
 }
 
 fn since(time: Option<Timestamp>) -> String {
-    time.map_or_else(|| "?".to_owned(), |time| ago((Timestamp::now() - time).total_seconds()))
+    time.map_or_else(|| "?".to_owned(), |time| ago((Timestamp::now() - time).as_secs()))
 }
 
 /// docker's `Status`.
@@ -100,7 +101,8 @@ enum Key {
 
 impl Filter {
     fn parse(text: &str) -> Result<Self, Failure> {
-        let bad = || Failure::new(format!("filter {text:?}: name=, id=, status=, ancestor= or exited="));
+        let bad =
+            || Failure::new(format!("filter {text:?}: name=, id=, status=, ancestor= or exited="));
         let (key, value) = text.split_once('=').ok_or_else(bad)?;
         let key = match key {
             "name" => Key::Name,

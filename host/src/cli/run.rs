@@ -42,7 +42,12 @@ fn env_of(flags: &ProcessFlags) -> Result<Vec<String>, Failure> {
     Ok(env)
 }
 
-fn wishes(common: &Common, image: &str, command: Vec<String>, detach: bool) -> Result<Wishes, Failure> {
+fn wishes(
+    common: &Common,
+    image: &str,
+    command: Vec<String>,
+    detach: bool,
+) -> Result<Wishes, Failure> {
     let flags = &common.process;
     Ok(Wishes {
         image_reference: image.to_owned(),
@@ -62,24 +67,27 @@ fn wishes(common: &Common, image: &str, command: Vec<String>, detach: bool) -> R
             memory_bytes: common.limits.memory.unwrap_or(0),
             milli_cpus: common.limits.cpus.unwrap_or(0),
         },
-        filesystem: Filesystem {
-            read_only: common.read_only,
-            tmpfs: values::tmpfs(&common.tmpfs),
-        },
+        filesystem: Filesystem { read_only: common.read_only, tmpfs: values::tmpfs(&common.tmpfs) },
         auto_remove: common.rm,
         hypervisor: common.hypervisor.clone(),
     })
 }
 
 /// Makes the container; with `--cidfile`, the file is there before it.
-fn make(engine: &Engine, common: &Common, image: &str, wishes: Wishes) -> Result<Container, Failure> {
+fn make(
+    engine: &Engine,
+    common: &Common,
+    image: &str,
+    wishes: Wishes,
+) -> Result<Container, Failure> {
     let cidfile = common.cidfile.as_deref().map(new_cidfile).transpose()?;
     let made = images::resolve_or_load(engine, image, common.progress)
         .and_then(|image| Ok(engine.create(&image, wishes)?));
     match (made, cidfile) {
         (Ok(container), Some((mut file, path))) => {
             let written = file.write_all(container.config.id.as_str().as_bytes());
-            written.map_err(|error| Failure::new(format!("cidfile {}: {error}", path.display())))?;
+            written
+                .map_err(|error| Failure::new(format!("cidfile {}: {error}", path.display())))?;
             Ok(container)
         }
         (Err(failure), Some((_, path))) => {
@@ -93,7 +101,8 @@ fn make(engine: &Engine, common: &Common, image: &str, wishes: Wishes) -> Result
 
 fn new_cidfile(path: &Path) -> Result<(std::fs::File, &Path), Failure> {
     let file = OpenOptions::new().write(true).create_new(true).open(path);
-    let file = file.map_err(|error| Failure::new(format!("cidfile {}: {error}", path.display())))?;
+    let file =
+        file.map_err(|error| Failure::new(format!("cidfile {}: {error}", path.display())))?;
     Ok((file, path))
 }
 
@@ -124,7 +133,12 @@ pub fn run(flags: &args::Run) -> Result<u8, Failure> {
     run_image(flags, &image, command, began).map_err(|failure| failure.during(&during))
 }
 
-fn run_image(flags: &args::Run, image: &str, command: Vec<String>, began: u64) -> Result<u8, Failure> {
+fn run_image(
+    flags: &args::Run,
+    image: &str,
+    command: Vec<String>,
+    began: u64,
+) -> Result<u8, Failure> {
     let process = &flags.common.process;
     let terms = Terms {
         terminal: process.tty,
@@ -243,7 +257,12 @@ pub fn start(flags: &args::Start) -> Result<u8, Failure> {
     })
 }
 
-fn start_joined(engine: &Engine, flags: &args::Start, name: &str, began: u64) -> Result<u8, Failure> {
+fn start_joined(
+    engine: &Engine,
+    flags: &args::Start,
+    name: &str,
+    began: u64,
+) -> Result<u8, Failure> {
     let container = engine.find(name)?;
     let process = &container.config.process;
     let terms = Terms {
@@ -322,7 +341,8 @@ fn exec_in(flags: &args::Exec, name: &str, command: Vec<String>) -> Result<u8, F
         engine.exec(&container, control::Exec { process, attach: None })?.started()?;
         return Ok(0);
     }
-    let session = engine.exec(&container, control::Exec { process, attach: Some(terms.attach()) })?;
+    let session =
+        engine.exec(&container, control::Exec { process, attach: Some(terms.attach()) })?;
     follow(session, terms)
 }
 

@@ -22,8 +22,9 @@ impl Template {
         let mut parts = Vec::new();
         let mut rest = text.as_str();
         while let Some((before, after)) = rest.split_once("{{") {
-            let (action, after) =
-                after.split_once("}}").ok_or_else(|| format!("template {text:?}: unclosed action"))?;
+            let (action, after) = after
+                .split_once("}}")
+                .ok_or_else(|| format!("template {text:?}: unclosed action"))?;
             if !before.is_empty() {
                 parts.push(Part::Text(before.to_owned()));
             }

@@ -70,7 +70,8 @@ pub fn env_entry(entry: &str) -> String {
 
 /// Lines of an `--env-file`: comments and empty lines are passed over.
 pub fn env_file(path: &str) -> Result<Vec<String>, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("env file {path}: {error}"))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("env file {path}: {error}"))?;
     let mut entries = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim_start();
@@ -105,7 +106,9 @@ mod tests {
 
     #[test]
     fn cpus_are_decimal_and_positive() {
-        for (text, value) in [("1", 1000), ("0.5", 500), (".25", 250), ("1.", 1000), ("2.0009", 2000)] {
+        for (text, value) in
+            [("1", 1000), ("0.5", 500), (".25", 250), ("1.", 1000), ("2.0009", 2000)]
+        {
             assert_eq!(milli_cpus(text), Ok(value), "{text}");
         }
         for bad in ["0", "0.001", "-1", "x", ".", "", "nan", "inf"] {

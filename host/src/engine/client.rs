@@ -107,7 +107,9 @@ impl Session {
     pub fn event(&mut self) -> Result<Event, Error> {
         match self.connection.receive().map_err(control_error(&self.name))? {
             None => Err(Error::MonitorGone(self.name.clone())),
-            Some(Event::Failed { exit_code, message }) => Err(Error::Monitor { exit_code, message }),
+            Some(Event::Failed { exit_code, message }) => {
+                Err(Error::Monitor { exit_code, message })
+            }
             Some(event) => Ok(event),
         }
     }

@@ -3,9 +3,9 @@
 //! announces them. Shapes and framing; the two ends are `client` and `monitor::control`.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::fd::AsFd;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -153,7 +153,7 @@ impl Decoder {
     ///
     /// # Errors
     /// `InvalidData` for a frame that is too long or says nothing that we know.
-    pub fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+    pub fn next_message<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         let Some((prefix, rest)) = self.buffer.split_first_chunk::<4>() else { return Ok(None) };
         let len = u32::from_be_bytes(*prefix) as usize;
         if len > MAX_FRAME {
@@ -202,7 +202,7 @@ impl Connection {
     /// recvmsg(2); `InvalidData`.
     pub fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         loop {
-            if let Some(message) = self.decoder.next()? {
+            if let Some(message) = self.decoder.next_message()? {
                 return Ok(Some(message));
             }
             let mut buffer = [0; 4096];
@@ -252,7 +252,7 @@ mod tests {
         let mut seen = Vec::new();
         for byte in bytes {
             decoder.feed(&[byte]);
-            seen.extend(decoder.next::<Request>().unwrap());
+            seen.extend(decoder.next_message::<Request>().unwrap());
         }
         assert!(matches!(seen.as_slice(), [Request::Signal(15), Request::Wait]));
     }
@@ -261,6 +261,6 @@ mod tests {
     fn frame_of_a_liar_is_refused_before_it_is_awaited() {
         let mut decoder = Decoder::default();
         decoder.feed(&u32::MAX.to_be_bytes());
-        assert!(decoder.next::<Request>().is_err());
+        assert!(decoder.next_message::<Request>().is_err());
     }
 }

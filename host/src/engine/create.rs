@@ -78,8 +78,7 @@ impl Engine {
 
 fn config(image: &Image, wishes: Wishes) -> Result<Config, Error> {
     let random = Error::file("read", "/dev/urandom");
-    let (id, fallback) =
-        random_id().and_then(|id| Ok((id, random_name()?))).map_err(random)?;
+    let (id, fallback) = random_id().and_then(|id| Ok((id, random_name()?))).map_err(random)?;
     let name = wishes.name.unwrap_or(fallback);
     check_name(&name)?;
     let hostname = wishes.hostname.unwrap_or_else(|| short(&id).to_owned());
@@ -197,7 +196,8 @@ pub fn check_env(entries: &[String]) -> Result<(), Error> {
 fn check_name(name: &str) -> Result<(), Error> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     let first = |c: char| c.is_ascii_alphanumeric();
-    if name.len() >= 2 && name.len() <= 128 && name.starts_with(first) && name.chars().all(allowed) {
+    if name.len() >= 2 && name.len() <= 128 && name.starts_with(first) && name.chars().all(allowed)
+    {
         Ok(())
     } else {
         Err(Error::Invalid(format!(
@@ -262,8 +262,7 @@ pub fn parse_signal(text: &str) -> Result<i32, Error> {
     if let Some(offset) = name.strip_prefix("RTMAX") {
         return realtime(nix::libc::SIGRTMAX(), offset).ok_or_else(unknown);
     }
-    let signal: nix::sys::signal::Signal =
-        format!("SIG{name}").parse().map_err(|_| unknown())?;
+    let signal: nix::sys::signal::Signal = format!("SIG{name}").parse().map_err(|_| unknown())?;
     Ok(signal as i32)
 }
 
@@ -291,7 +290,9 @@ mod tests {
 
     #[test]
     fn signals_are_known_by_every_name_that_docker_takes() {
-        for (text, number) in [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("RTMIN+3", 37)] {
+        for (text, number) in
+            [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("RTMIN+3", 37)]
+        {
             assert_eq!(parse_signal(text).unwrap(), number, "{text}");
         }
         for bad in ["", "0", "65", "SIGNOPE", "RTMIN+99", "-9"] {

@@ -99,8 +99,7 @@ impl GuestImage {
     }
 
     fn in_dir(dir: &Path) -> Option<Self> {
-        let image =
-            Self { kernel: dir.join("vmlinux"), initramfs: dir.join("initramfs.cpio") };
+        let image = Self { kernel: dir.join("vmlinux"), initramfs: dir.join("initramfs.cpio") };
         (image.kernel.is_file() && image.initramfs.is_file()).then_some(image)
     }
 }

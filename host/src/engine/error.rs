@@ -43,7 +43,9 @@ pub enum Error {
     #[error("{0}: more than one container id starts with this")]
     Ambiguous(String),
     /// Names are unique.
-    #[error("the name {name} is in use by container {id} (remove it with husk rm, or choose another name)")]
+    #[error(
+        "the name {name} is in use by container {id} (remove it with husk rm, or choose another name)"
+    )]
     NameInUse {
         /// The name.
         name: String,
@@ -121,7 +123,10 @@ impl Error {
         }
     }
 
-    pub(super) fn file(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn file(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { operation, path, source }
     }

@@ -134,7 +134,7 @@ impl Reader {
     ///
     /// # Errors
     /// read(2); `InvalidData` for a line that is no record.
-    pub fn next(&mut self) -> io::Result<Option<Record>> {
+    pub fn next_record(&mut self) -> io::Result<Option<Record>> {
         loop {
             if let Some(previous) = &mut self.previous {
                 if let Some(record) = read_record(previous, &mut self.partial)? {
@@ -214,7 +214,7 @@ mod tests {
     fn read_all(path: &Path) -> Vec<u8> {
         let mut reader = Reader::open(path).unwrap();
         let mut all = Vec::new();
-        while let Some(record) = reader.next().unwrap() {
+        while let Some(record) = reader.next_record().unwrap() {
             all.extend(record.bytes);
         }
         all
@@ -242,7 +242,8 @@ mod tests {
         for number in 0..100 {
             writer.append(Stream::Stderr, format!("line {number}\n").as_bytes()).unwrap();
         }
-        let on_disk = fs::metadata(&path).unwrap().len() + fs::metadata(previous(&path)).unwrap().len();
+        let on_disk =
+            fs::metadata(&path).unwrap().len() + fs::metadata(previous(&path)).unwrap().len();
         assert!(on_disk <= 2000, "{on_disk}");
         assert!(String::from_utf8(read_all(&path)).unwrap().ends_with("line 98\nline 99\n"));
     }
@@ -254,13 +255,13 @@ mod tests {
         let mut writer = Writer::open(&path).unwrap();
         writer.append(Stream::Stdout, b"one\n").unwrap();
         let mut reader = Reader::open(&path).unwrap();
-        assert_eq!(reader.next().unwrap().unwrap().bytes, b"one\n");
-        assert!(reader.next().unwrap().is_none());
+        assert_eq!(reader.next_record().unwrap().unwrap().bytes, b"one\n");
+        assert!(reader.next_record().unwrap().is_none());
         writer.append(Stream::Stdout, b"two\n").unwrap();
         writer.turn_over().unwrap();
         writer.append(Stream::Stdout, b"three\n").unwrap();
-        assert_eq!(reader.next().unwrap().unwrap().bytes, b"two\n");
-        assert_eq!(reader.next().unwrap().unwrap().bytes, b"three\n");
-        assert!(reader.next().unwrap().is_none());
+        assert_eq!(reader.next_record().unwrap().unwrap().bytes, b"two\n");
+        assert_eq!(reader.next_record().unwrap().unwrap().bytes, b"three\n");
+        assert!(reader.next_record().unwrap().is_none());
     }
 }

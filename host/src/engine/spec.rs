@@ -121,7 +121,12 @@ fn mounts(config: &Config) -> Vec<Value> {
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "ro"]),
         mount("/dev/mqueue", "mqueue", "mqueue", &sealed),
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        ),
     ];
     for name in SANDBOX_FILES {
         let source = format!("/run/husk/files/{name}");
@@ -208,7 +213,8 @@ mod tests {
         let cpu = linux.resources().as_ref().unwrap().cpu().as_ref().unwrap();
         assert_eq!((cpu.quota(), cpu.period()), (Some(150_000), Some(100_000)));
         assert_eq!(spec.root().as_ref().unwrap().readonly(), Some(true));
-        let scratch = spec.mounts().as_ref().unwrap().iter().find(|m| m.destination().ends_with("scratch"));
+        let scratch =
+            spec.mounts().as_ref().unwrap().iter().find(|m| m.destination().ends_with("scratch"));
         assert!(scratch.unwrap().options().as_ref().unwrap().contains(&"size=1m".to_owned()));
     }
 

@@ -222,7 +222,7 @@ impl Store {
         for id in self.ids()? {
             all.extend(self.get(&id)?);
         }
-        all.sort_by(|a, b| a.config.created.cmp(&b.config.created));
+        all.sort_by_key(|container: &Container| container.config.created);
         Ok(all)
     }
 
@@ -322,7 +322,8 @@ impl Store {
     /// Folders whose maker (or remover) died half way.
     fn clear_abandoned(&self) -> Result<(), Error> {
         let is_new = |path: &PathBuf| {
-            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(NEW_PREFIX.as_bytes()))
+            path.file_name()
+                .is_some_and(|name| name.as_encoded_bytes().starts_with(NEW_PREFIX.as_bytes()))
         };
         let _store = self.lock()?;
         for path in self.entries()?.into_iter().filter(is_new) {

@@ -13,9 +13,9 @@ use husk_protocols::handshake::{Hello, HelloError};
 use husk_protocols::id::{ContainerId, ExecId};
 use husk_protocols::stream::StreamToken;
 use protobuf::MessageField;
-use ttrpc::context::{Context, with_duration};
 use ttrpc::r#async::Client;
 use ttrpc::r#async::transport::Socket;
+use ttrpc::context::{Context, with_duration};
 
 /// For calls that only change something in the guest. Generous: under emulation a guest is slow.
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
@@ -197,7 +197,8 @@ impl Agent {
         files: impl IntoIterator<Item = (String, Vec<u8>)>,
         wall_clock_ns: u64,
     ) -> Result<(), AgentError> {
-        let file = |(name, content)| wire::File { name, content, mode: 0o644, ..Default::default() };
+        let file =
+            |(name, content)| wire::File { name, content, mode: 0o644, ..Default::default() };
         let request = wire::SetupRequest {
             hostname: hostname.to_owned(),
             files: files.into_iter().map(file).collect(),
@@ -279,7 +280,12 @@ impl Agent {
     ///
     /// # Errors
     /// [`AgentError`].
-    pub async fn signal(&self, process: &ProcessId, signal: u32, all: bool) -> Result<(), AgentError> {
+    pub async fn signal(
+        &self,
+        process: &ProcessId,
+        signal: u32,
+        all: bool,
+    ) -> Result<(), AgentError> {
         let request = wire::SignalRequest {
             container_id: process.container.to_string(),
             exec_id: process.exec_text(),
@@ -311,7 +317,12 @@ impl Agent {
     ///
     /// # Errors
     /// [`AgentError`].
-    pub async fn resize(&self, process: &ProcessId, rows: u16, columns: u16) -> Result<(), AgentError> {
+    pub async fn resize(
+        &self,
+        process: &ProcessId,
+        rows: u16,
+        columns: u16,
+    ) -> Result<(), AgentError> {
         let request = wire::ResizeRequest {
             container_id: process.container.to_string(),
             exec_id: process.exec_text(),

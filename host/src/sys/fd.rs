@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Most descriptors that travel with one message: stdin, stdout, stderr.
 pub const MAX_FDS: usize = 3;
@@ -42,6 +44,17 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, 
         }
     }
     Ok((message.bytes, fds))
+}
+
+/// Makes a descriptor something to await: readable once it is, a pidfd once its process has
+/// ended. Needs a tokio runtime.
+///
+/// # Errors
+/// epoll_ctl(2).
+pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open, is closed by nobody else, and names the same descriptor for as
+    // long as the AsyncFd owns it; nothing here takes it out or replaces it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
 #[cfg(test)]

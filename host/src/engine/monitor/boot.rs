@@ -5,8 +5,6 @@ use std::time::{Duration, Instant};
 
 use husk_protocols::handshake::Hello;
 use husk_protocols::port::ANNOUNCE_PORT;
-use tokio::io::unix::AsyncFd;
-use tokio::io::Interest;
 
 use super::error::SandboxError;
 use crate::engine::dirs::GuestImage;
@@ -14,6 +12,7 @@ use crate::engine::record::{HypervisorChoice, Resources};
 use crate::engine::store::Container;
 use crate::guest::{Agent, ConnectError, greet};
 use crate::hypervisor::{self, Disk, Vm, VmConfig};
+use crate::sys::fd;
 
 /// Serial of the image's disk, as the agent finds it.
 pub const IMAGE_SERIAL: &str = "image";
@@ -102,7 +101,8 @@ pub async fn boot(
 }
 
 async fn announced(vm: &dyn Vm) -> Result<(UnixStream, Hello), SandboxError> {
-    let listener = vm.vsock().listen(ANNOUNCE_PORT).map_err(SandboxError::io("await the agent"))?;
+    let listener =
+        vm.vsock().listen(ANNOUNCE_PORT, 1).map_err(SandboxError::io("await the agent"))?;
     let wait = move || -> Result<_, ConnectError> {
         let Some(socket) = listener.accept(BOOT_DEADLINE)? else { return Ok(None) };
         let hello = greet(&socket, HELLO_DEADLINE)?;
@@ -115,8 +115,9 @@ async fn announced(vm: &dyn Vm) -> Result<(UnixStream, Hello), SandboxError> {
 /// Returns when the VM's process has ended.
 pub async fn ended(vm: &dyn Vm) {
     let wait = async || -> std::io::Result<()> {
-        let pidfd = AsyncFd::with_interest(vm.pidfd().try_clone_to_owned()?, Interest::READABLE)?;
-        pidfd.readable().await?;
+        let pidfd = fd::watch(vm.pidfd().try_clone_to_owned()?)?;
+        // Once readable, a pidfd stays so.
+        pidfd.readable().await?.retain_ready();
         Ok(())
     };
     if let Err(error) = wait().await {

@@ -29,7 +29,8 @@ pub struct Ending {
 }
 
 impl Ending {
-    fn event(&self) -> Event {
+    /// What clients are told.
+    pub fn event(&self) -> Event {
         Event::Exited {
             exit_code: self.exit_code,
             error: self.error.clone(),
@@ -60,7 +61,8 @@ impl View {
         }
     }
 
-    async fn ended(&self) -> Ending {
+    /// Waits for the end, and tells how it was.
+    pub async fn ended(&self) -> Ending {
         let mut ending = self.ending.clone();
         let lost = || Ending { exit_code: 255, error: String::new(), timings: Timings::default() };
         match ending.wait_for(Option::is_some).await {
@@ -86,7 +88,7 @@ impl Connection {
     /// The next request; `None` when the client is gone. May be dropped and asked again.
     pub async fn receive(&mut self) -> io::Result<Option<Request>> {
         loop {
-            if let Some(request) = self.decoder.next()? {
+            if let Some(request) = self.decoder.next_message()? {
                 return Ok(Some(request));
             }
             let mut buffer = [0; 4096];

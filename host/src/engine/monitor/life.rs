@@ -38,8 +38,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Lives a container's run from its first client to its end.
 pub async fn live(id: &ContainerId, dirs: &Dirs, client: UnixStream) -> Result<(), Error> {
     let store = Store::open(dirs.containers())?;
-    let mut client =
-        Connection::new(client).map_err(Error::file("talk to", "the client"))?;
+    let mut client = Connection::new(client).map_err(Error::file("talk to", "the client"))?;
     match Monitor::lock(id, dirs, &store) {
         Ok(monitor) => monitor.run(client).await,
         Err(error) => {
@@ -96,7 +95,7 @@ impl Monitor {
         let pid = std::process::id();
         let note = || {
             lock.file().set_len(0)?;
-            writeln!(&mut &*lock.file(), "{pid}")
+            writeln!(lock.file(), "{pid}")
         };
         note().map_err(Error::file("write", container.dir.lock()))?;
         let socket = socket_path(dirs, id);
@@ -159,48 +158,41 @@ impl Monitor {
             return Err(SandboxError::Aborted);
         };
         self.timings.client_us = monotonic_ns().saturating_sub(client_started_ns) / 1000;
-        let container = self.container.clone();
-        let dir = container.dir.clone();
-        let mut status = self.status.clone();
-        let mut timings = self.timings;
-        let mut chosen = |choice, pid| {
-            status.hypervisor = Some(choice);
-            status.vm_pid = pid;
-            if let Err(error) = dir.write_status(&status) {
-                tracing::warn!(error = %chain(&error), "status");
-            }
-        };
-        let starting = async {
-            let began = Instant::now();
-            let booted = boot::boot(&container, &mut chosen).await?;
-            note_boot(&mut timings, began, &booted);
-            let running = create(&container, booted, attach, client).await?;
-            Ok((running, attach.is_some()))
-        };
         let mut terminate = signal(SignalKind::terminate()).map_err(SandboxError::io("signals"))?;
-        tokio::pin!(starting);
-        let outcome = loop {
-            tokio::select! {
-                outcome = &mut starting => break outcome,
-                _ = abort.wait_for(|&abort| abort) => break Err(SandboxError::Aborted),
-                _ = terminate.recv() => break Err(SandboxError::Aborted),
-                Ok((socket, _)) = self.socket.listener.accept() => accept(socket, view, sessions),
+        let (running, announced) = {
+            let (status, timings, container) =
+                (&mut self.status, &mut self.timings, &self.container);
+            let mut chosen = |choice, pid| {
+                status.hypervisor = Some(choice);
+                status.vm_pid = pid;
+                if let Err(error) = container.dir.write_status(status) {
+                    tracing::warn!(error = %chain(&error), "status");
+                }
+            };
+            let starting = async {
+                let began = Instant::now();
+                let booted = boot::boot(container, &mut chosen).await?;
+                note_boot(timings, began, &booted);
+                create(container, booted, attach, client).await
+            };
+            tokio::pin!(starting);
+            loop {
+                tokio::select! {
+                    outcome = &mut starting => break outcome?,
+                    _ = abort.wait_for(|&abort| abort) => return Err(SandboxError::Aborted),
+                    _ = terminate.recv() => return Err(SandboxError::Aborted),
+                    Ok((socket, _)) = self.socket.listener.accept() => accept(socket, view, sessions),
+                }
             }
         };
-        drop(starting);
-        self.status = status;
-        let (running, attached) = outcome?;
-        let ready = Instant::now();
-        timings.container_us = micros(ready - running.1);
-        self.timings = timings;
-        let running = running.0;
+        self.timings.container_us = micros(announced.elapsed());
         self.status.phase = Phase::Running;
         self.status.started = Some(Timestamp::now());
         self.status.finished = None;
         self.status.exit_code = 0;
         self.container.dir.write_status(&self.status)?;
         client.send(&Event::Started, &[]).await;
-        Ok((running, attached))
+        Ok((running, attach.is_some()))
     }
 
     /// The container runs; returns when it is over and taken down.
@@ -319,18 +311,7 @@ fn note_boot(timings: &mut Timings, began: Instant, booted: &Booted) {
 /// The first client, after its container has started.
 async fn attended(mut client: Connection, view: View, sandbox: Arc<Sandbox>) {
     serve_attached(&mut client, &view, &sandbox, &sandbox.first_process()).await;
-    let mut ending = view.ending.clone();
-    if let Ok(ending) = ending.wait_for(Option::is_some).await {
-        let event = ending.as_ref().map(|ending| Event::Exited {
-            exit_code: ending.exit_code,
-            error: ending.error.clone(),
-            timings: ending.timings,
-        });
-        drop(ending);
-        if let Some(event) = event {
-            client.send(&event, &[]).await;
-        }
-    }
+    client.send(&view.ended().await.event(), &[]).await;
 }
 
 /// Sets the container up in a booted VM and lets it go. Returns when creation began as well.
