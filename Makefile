@@ -1,0 +1,86 @@
+# Verbs for people. Each does its own set-up, so `make run` works on a fresh Debian 12 with cargo.
+#
+#   run         build everything and run a container in a VM    IMAGE=oci:path[:tag] CMD='sh -c ...'
+#   build       build/bin/husk and build/guest/: what a user runs, from where it is
+#   test        every test, end to end too
+#   check       formatting, lints, licences of dependencies
+#   bench       times and sizes, as a table and as JSON
+#   agent-test  tests of the guest agent, built as the guest has it
+#   kernel      the guest kernel (KERNEL_TARBALL=path KERNEL_SHA256=digest for another source)
+#   rootfs      the guest image: kernel, initramfs, manifest
+#   setup       install what is missing
+#   clean       remove build/ and the target folder; the kernel stays in ~/.cache/husk
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := build
+.PHONY: run build test check bench agent-test kernel rootfs setup clean host agent images
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/husk
+# Compiled files live outside the checkout.
+CARGO_TARGET_DIR ?= $(CACHE)/target
+export CARGO_TARGET_DIR
+CARGO_HOME ?= $(HOME)/.cargo
+
+MUSL := x86_64-unknown-linux-musl
+AGENT := $(CARGO_TARGET_DIR)/$(MUSL)/agent/husk-agent
+# Two builds of the agent are the same wherever the checkout and cargo's home are.
+REMAP := --remap-path-prefix=$(CURDIR)=/husk --remap-path-prefix=$(CARGO_HOME)=/cargo
+CARGO_GUEST := RUSTFLAGS="$(REMAP)" cargo build --locked --profile agent --target $(MUSL)
+
+IMAGE ?= oci:build/images/busybox
+CMD ?= echo "hello from a husk"
+
+run: build images
+	build/bin/husk run --rm $(IMAGE) $(CMD)
+
+build: host rootfs
+
+test: build images
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	    cargo nextest run --locked --workspace --no-fail-fast; \
+	else \
+	    cargo test --locked --workspace --no-fail-fast; \
+	fi
+
+check: setup
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@scripts/check-dependencies
+
+bench: build images
+	$(CARGO_GUEST) -p husk-guest-inits
+	cargo run --locked --release -p husk-tests --bin bench -- \
+	    --inits $(CARGO_TARGET_DIR)/$(MUSL)/agent --json build/bench.json
+
+agent-test: setup
+	cargo test --locked --target $(MUSL) -p husk-agent
+
+kernel: setup
+	@kernel-config/build
+
+rootfs: setup agent
+	@kernel=$$(kernel-config/build); \
+	cargo run --locked -q -p husk-rootfs-builder -- \
+	    --agent $(AGENT) --kernel "$$kernel" --out build/guest
+
+setup:
+	@scripts/setup
+
+clean:
+	rm -rf build
+	cargo clean
+
+# Parts of the verbs above.
+
+host: setup
+	cargo build --locked --release -p husk
+	@install -D -m 755 $(CARGO_TARGET_DIR)/release/husk build/bin/husk
+
+agent: setup
+	$(CARGO_GUEST) -p husk-agent
+
+images: setup
+	@cargo run --locked -q -p husk-tests --bin busybox-image -- \
+	    --busybox /bin/busybox --out build/images/busybox
