@@ -1,3 +1,19 @@
-//! The `husk` command.
+//! The `husk` command, which is also the monitor of each container that it starts.
 
-fn main() {}
+use std::process::ExitCode;
+
+use husk::engine::monitor;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_env("HUSK_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let words: Vec<String> = std::env::args().collect();
+    match words.as_slice() {
+        [_, command, id] if command == monitor::COMMAND => match id.parse() {
+            Ok(id) => monitor::main(&id),
+            Err(_) => ExitCode::from(husk::engine::error::EXIT_HUSK),
+        },
+        _ => husk::cli::main(),
+    }
+}

@@ -2,7 +2,7 @@
 //! same connection carries ttrpc, with the agent as the server.
 //!
 //! ```text
-//! agent --Hello--> host        16 bytes, then `version_len` bytes of UTF-8
+//! agent --Hello--> host        20 bytes, then `version_len` bytes of UTF-8
 //! ```
 //!
 //! The host does not answer: it either speaks ttrpc next or closes.
@@ -14,7 +14,7 @@ use std::io::{self, Read, Write};
 use crate::PROTOCOL_VERSION;
 
 const MAGIC: [u8; 4] = *b"HUSK";
-const FIXED_LEN: usize = 16;
+const FIXED_LEN: usize = 20;
 const MAX_VERSION_LEN: usize = 64;
 
 /// What the agent says of itself at boot.
@@ -24,6 +24,8 @@ pub struct Hello {
     pub protocol: u32,
     /// Microseconds between the guest kernel's start and the agent's `main`.
     pub boot_us: u32,
+    /// Microseconds between the agent's `main` and this hello.
+    pub agent_us: u32,
     /// Release of the agent, for messages.
     pub agent_version: String,
 }
@@ -55,8 +57,9 @@ pub enum HelloError {
 impl Hello {
     /// The greeting of an agent of this build.
     #[must_use]
-    pub fn new(agent_version: &str, boot_us: u32) -> Self {
-        Self { protocol: PROTOCOL_VERSION, boot_us, agent_version: agent_version.to_owned() }
+    pub fn new(agent_version: &str, boot_us: u32, agent_us: u32) -> Self {
+        let agent_version = agent_version.to_owned();
+        Self { protocol: PROTOCOL_VERSION, boot_us, agent_us, agent_version }
     }
 
     /// Writes the greeting in one call. Blocks as `writer` does.
@@ -73,6 +76,7 @@ impl Hello {
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&self.protocol.to_le_bytes());
         bytes.extend_from_slice(&self.boot_us.to_le_bytes());
+        bytes.extend_from_slice(&self.agent_us.to_le_bytes());
         bytes.extend_from_slice(&len.to_le_bytes());
         bytes.extend_from_slice(version);
         writer.write_all(&bytes)
@@ -86,16 +90,20 @@ impl Hello {
     pub fn read_from(mut reader: impl Read) -> Result<Self, HelloError> {
         let mut fixed = [0; FIXED_LEN];
         reader.read_exact(&mut fixed)?;
-        let [m0, m1, m2, m3, p0, p1, p2, p3, b0, b1, b2, b3, l0, l1, l2, l3] = fixed;
-        let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        if [m0, m1, m2, m3] != MAGIC || len > MAX_VERSION_LEN {
+        let word = |index: usize| {
+            let bytes = fixed[4 * index..4 * index + 4].try_into();
+            u32::from_le_bytes(bytes.expect("five words of four bytes are there"))
+        };
+        let len = word(4) as usize;
+        if fixed[..4] != MAGIC || len > MAX_VERSION_LEN {
             return Err(HelloError::NotAnAgent);
         }
         let mut version = vec![0; len];
         reader.read_exact(&mut version)?;
         let hello = Self {
-            protocol: u32::from_le_bytes([p0, p1, p2, p3]),
-            boot_us: u32::from_le_bytes([b0, b1, b2, b3]),
+            protocol: word(1),
+            boot_us: word(2),
+            agent_us: word(3),
             agent_version: String::from_utf8(version).map_err(|_| HelloError::NotAnAgent)?,
         };
         if hello.protocol != PROTOCOL_VERSION {
@@ -121,7 +129,7 @@ mod tests {
 
     #[test]
     fn hello_survives_the_wire_and_leaves_what_follows() {
-        let hello = Hello::new("0.1.0", 1234);
+        let hello = Hello::new("0.1.0", 1234, 56);
         let mut bytes = bytes_of(&hello);
         bytes.extend_from_slice(b"ttrpc");
         let mut reader = bytes.as_slice();
@@ -131,7 +139,7 @@ mod tests {
 
     #[test]
     fn agent_of_another_version_is_refused_with_both_versions() {
-        let hello = Hello { protocol: 77, ..Hello::new("9.9.9", 0) };
+        let hello = Hello { protocol: 77, ..Hello::new("9.9.9", 0, 0) };
         let error = Hello::read_from(bytes_of(&hello).as_slice()).unwrap_err().to_string();
         assert!(error.contains("77") && error.contains("9.9.9"), "{error}");
         assert!(error.contains(&format!("this husk speaks {PROTOCOL_VERSION}")), "{error}");
@@ -139,9 +147,9 @@ mod tests {
 
     #[test]
     fn hostile_hello_is_refused_without_a_large_allocation() {
-        let mut bytes = bytes_of(&Hello::new("0.1.0", 0));
-        bytes[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
+        let mut bytes = bytes_of(&Hello::new("0.1.0", 0, 0));
+        bytes[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(matches!(Hello::read_from(bytes.as_slice()), Err(HelloError::NotAnAgent)));
-        assert!(matches!(Hello::read_from(&b"HTTP/1.1 200 OK!"[..]), Err(HelloError::NotAnAgent)));
+        assert!(matches!(Hello::read_from(&b"HTTP/1.1 200 OK but"[..]), Err(HelloError::NotAnAgent)));
     }
 }

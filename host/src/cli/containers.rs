@@ -1,0 +1,55 @@
+//! `stop`, `kill`, `wait`, `rm`: the verbs that end containers.
+
+use super::args;
+use super::failure::Failure;
+use super::{for_each, print_line};
+use crate::engine::Engine;
+use crate::engine::create::parse_signal;
+use crate::engine::error::Error;
+
+/// `husk stop`.
+pub fn stop(flags: &args::Stop) -> Result<u8, Failure> {
+    let timeout_s = u64::try_from(flags.time).ok();
+    let engine = Engine::open()?;
+    for_each("stop", &flags.containers.containers, |name| {
+        engine.stop(&engine.find(name)?, timeout_s)?;
+        print_line(name);
+        Ok(())
+    })
+}
+
+/// `husk kill`.
+pub fn kill(flags: &args::Kill) -> Result<u8, Failure> {
+    let signal = parse_signal(&flags.signal)?;
+    let engine = Engine::open()?;
+    for_each("kill", &flags.containers.containers, |name| {
+        engine.signal(&engine.find(name)?, signal)?;
+        print_line(name);
+        Ok(())
+    })
+}
+
+/// `husk wait`.
+pub fn wait(flags: &args::Containers) -> Result<u8, Failure> {
+    let engine = Engine::open()?;
+    for_each("wait", &flags.containers, |name| {
+        let exited = engine.wait(&engine.find(name)?)?;
+        print_line(&exited.exit_code.to_string());
+        Ok(())
+    })
+}
+
+/// `husk rm`.
+pub fn rm(flags: &args::Rm) -> Result<u8, Failure> {
+    let engine = Engine::open()?;
+    for_each("rm", &flags.containers.containers, |name| {
+        match engine.find(name) {
+            Ok(container) => engine.remove(&container, flags.force)?,
+            // docker's rm -f is content with what is gone.
+            Err(Error::NoSuchContainer(_)) if flags.force => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        print_line(name);
+        Ok(())
+    })
+}

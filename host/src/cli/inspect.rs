@@ -1,0 +1,135 @@
+//! `inspect`: everything known of a container or an image, in docker's shape.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::args;
+use super::failure::Failure;
+use super::template::Template;
+use crate::engine::Engine;
+use crate::engine::error::Error;
+use crate::engine::record::Phase;
+use crate::engine::store::Container;
+use crate::image::Image;
+
+/// docker's time for "never".
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// `husk inspect`.
+pub fn inspect(flags: &args::Inspect) -> Result<u8, Failure> {
+    let engine = Engine::open()?;
+    let template = match flags.format.as_deref() {
+        None | Some("json") => None,
+        Some(text) => Some(Template::parse(text).map_err(Failure::new)?),
+    };
+    let mut all = Vec::new();
+    let code = super::for_each("inspect", &flags.names, |name| {
+        let value = find(&engine, flags.kind.as_deref(), name)?;
+        match &template {
+            Some(template) => super::print_line(&template.render(&value).map_err(Failure::new)?),
+            None => all.push(value),
+        }
+        Ok(())
+    });
+    if template.is_none() {
+        let text = serde_json::to_string_pretty(&all).map_err(|e| Failure::new(e.to_string()))?;
+        super::print_line(&text);
+    }
+    code
+}
+
+fn find(engine: &Engine, kind: Option<&str>, name: &str) -> Result<Value, Failure> {
+    match kind {
+        Some("container") => Ok(container(&engine.find(name)?)),
+        Some("image") => Ok(image(&engine.images().resolve(name)?)),
+        Some(other) => Err(Failure::new(format!("type {other:?}: container or image"))),
+        None => match engine.find(name) {
+            Ok(found) => Ok(container(&found)),
+            Err(Error::NoSuchContainer(_)) => match engine.images().resolve(name) {
+                Ok(found) => Ok(image(&found)),
+                Err(_) => Err(Failure::new(format!("no such container or image: {name}"))),
+            },
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+fn time(time: Option<Timestamp>) -> String {
+    time.map_or_else(|| NEVER.to_owned(), |time| time.to_string())
+}
+
+fn container(container: &Container) -> Value {
+    let (config, status) = (&container.config, &container.status);
+    let process = &config.process;
+    let (path, args) = process.args.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
+    json!({
+        "Id": config.id,
+        "Created": config.created.to_string(),
+        "Path": path,
+        "Args": args,
+        "State": {
+            "Status": status.phase.as_str(),
+            "Running": status.phase == Phase::Running,
+            "Paused": false,
+            "Restarting": false,
+            "OOMKilled": status.oom_killed,
+            "Dead": false,
+            "Pid": status.vm_pid,
+            "ExitCode": status.exit_code,
+            "Error": status.error,
+            "StartedAt": time(status.started),
+            "FinishedAt": time(status.finished),
+        },
+        "Image": config.image.id,
+        "Name": format!("/{}", config.name),
+        "LogPath": container.dir.output_log(),
+        "HostConfig": {
+            "Memory": config.resources.memory_bytes,
+            "NanoCpus": config.resources.milli_cpus * 1_000_000,
+            "AutoRemove": config.auto_remove,
+            "ReadonlyRootfs": config.filesystem.read_only,
+            "Tmpfs": config.filesystem.tmpfs.iter()
+                .map(|(path, options)| (path.clone(), options.join(",")))
+                .collect::<std::collections::BTreeMap<_, _>>(),
+        },
+        "Config": {
+            "Hostname": config.hostname,
+            "User": process.user,
+            "Tty": process.terminal,
+            "OpenStdin": process.stdin_open,
+            "StdinOnce": process.stdin_once,
+            "Env": process.env,
+            "Cmd": process.args,
+            "Image": config.image.reference,
+            "WorkingDir": process.cwd,
+            "StopSignal": process.stop_signal.to_string(),
+        },
+        "Husk": {
+            "MonitorPid": status.monitor_pid,
+            "Hypervisor": {
+                "Requested": config.hypervisor,
+                "Name": status.hypervisor.as_ref().map(|choice| &choice.name),
+                "Accelerator": status.hypervisor.as_ref().map(|choice| &choice.accelerator),
+                "Reason": status.hypervisor.as_ref().map(|choice| &choice.reason),
+            },
+            "ConsoleLog": container.dir.console_log(),
+            "MonitorLog": container.dir.monitor_log(),
+            "Disk": container.dir.disk(),
+        },
+    })
+}
+
+/// An image in docker's shape.
+pub fn image(image: &Image) -> Value {
+    json!({
+        "Id": image.id.to_string(),
+        "RepoTags": image.tags,
+        "Created": image.config.created(),
+        "Architecture": image.config.architecture().to_string(),
+        "Os": image.config.os().to_string(),
+        "Size": image.size_bytes,
+        "Config": image.config.config(),
+        "RootFS": { "Type": "layers", "Layers": image.config.rootfs().diff_ids() },
+        "Husk": { "Disk": image.disk },
+    })
+}

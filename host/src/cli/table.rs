@@ -1,0 +1,85 @@
+//! Columns of text, as docker lays them out: each as wide as its widest cell, three spaces apart.
+
+/// Prints rows below a heading. Every row has as many cells as the heading.
+#[must_use]
+pub fn layout(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = heading.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let heading = heading.iter().map(ToString::to_string).collect();
+    let mut out = String::new();
+    for row in std::iter::once(&heading).chain(rows) {
+        let mut line = String::new();
+        for (width, cell) in widths.iter().zip(row) {
+            line.push_str(&format!("{cell:<width$}   "));
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// Some time ago, in docker's words.
+#[must_use]
+pub fn ago(seconds: i64) -> String {
+    let (count, unit) = match seconds.max(0) {
+        0 => return "Less than a second".to_owned(),
+        s @ 1..60 => (s, "second"),
+        s @ 60..3600 => (s / 60, "minute"),
+        s @ 3600..172_800 => (s / 3600, "hour"),
+        s @ 172_800..1_209_600 => (s / 86_400, "day"),
+        s @ 1_209_600..5_184_000 => (s / 604_800, "week"),
+        s @ 5_184_000..63_072_000 => (s / 2_592_000, "month"),
+        s => (s / 31_536_000, "year"),
+    };
+    match (count, unit) {
+        (1, "minute") => "About a minute".to_owned(),
+        (1, "hour") => "About an hour".to_owned(),
+        (1, _) => format!("1 {unit}"),
+        _ => format!("{count} {unit}s"),
+    }
+}
+
+/// A size in docker's units: powers of 1000, up to three digits that count.
+#[must_use]
+pub fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit < UNITS.len() - 1 {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let digits = if unit == 0 || value >= 99.95 {
+        0
+    } else if value >= 9.995 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.digits$}{}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = vec![vec!["a".to_owned(), "long cell".to_owned(), String::new()]];
+        assert_eq!(layout(&["ID", "X", "Y"], &rows), "ID   X           Y\na    long cell\n");
+    }
+
+    #[test]
+    fn times_and_sizes_read_as_dockers() {
+        assert_eq!(ago(59), "59 seconds");
+        assert_eq!(ago(61), "About a minute");
+        assert_eq!(ago(7300), "2 hours");
+        assert_eq!(human_bytes(999), "999B");
+        assert_eq!(human_bytes(1_234_567), "1.23MB");
+        assert_eq!(human_bytes(123_456_789), "123MB");
+    }
+}

@@ -1,0 +1,140 @@
+//! From a container's record to a VM whose agent has announced itself.
+
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use husk_protocols::handshake::Hello;
+use husk_protocols::port::ANNOUNCE_PORT;
+
+use super::error::SandboxError;
+use crate::engine::dirs::GuestImage;
+use crate::engine::record::{HypervisorChoice, Resources};
+use crate::engine::store::Container;
+use crate::guest::{Agent, ConnectError, greet};
+use crate::hypervisor::{self, Disk, Vm, VmConfig};
+use crate::sys::fd;
+
+/// Serial of the image's disk, as the agent finds it.
+pub const IMAGE_SERIAL: &str = "image";
+/// Serial of the writable layer's disk.
+pub const DISK_SERIAL: &str = "disk";
+
+/// How long a guest may take from the VM's start to the agent's hello. Emulated guests on a busy
+/// machine are slow; a guest that is stuck stays stuck.
+const BOOT_DEADLINE: Duration = Duration::from_secs(60);
+/// How long the hello itself may take, once the connection is there.
+const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Memory of a VM whose container has no limit, MiB.
+const DEFAULT_MEMORY_MIB: u64 = 1024;
+/// What the guest needs beside the workload, MiB: kernel, agent, page cache to breathe.
+const GUEST_OVERHEAD_MIB: u64 = 96;
+const MIB: u64 = 1 << 20;
+
+/// A VM whose agent answers.
+pub struct Booted {
+    pub vm: Box<dyn Vm>,
+    pub agent: Agent,
+    pub hello: Hello,
+    /// When the VM process existed.
+    pub started: Instant,
+    /// When the agent had announced itself.
+    pub announced: Instant,
+}
+
+/// vCPUs for a container: enough for its quota, one without.
+fn vcpus(resources: Resources) -> u32 {
+    u32::try_from(resources.milli_cpus.div_ceil(1000).max(1)).unwrap_or(u32::MAX)
+}
+
+/// Memory of the VM: the workload's, and the guest's own on top, of which page structures are a
+/// sixty-fourth.
+fn memory_mib(resources: Resources) -> u32 {
+    let workload = match resources.memory_bytes {
+        0 => DEFAULT_MEMORY_MIB,
+        bytes => bytes.div_ceil(MIB),
+    };
+    let with_overhead = workload.saturating_add(GUEST_OVERHEAD_MIB).saturating_add(workload / 32);
+    u32::try_from(with_overhead).unwrap_or(u32::MAX)
+}
+
+/// The VM of a container, as the hypervisor is asked for it.
+fn vm_config(container: &Container, guest: GuestImage) -> VmConfig {
+    let disk = |serial: &str, path, read_only| Disk { serial: serial.to_owned(), path, read_only };
+    VmConfig {
+        kernel: guest.kernel,
+        initramfs: guest.initramfs,
+        kernel_args: Vec::new(),
+        vcpus: vcpus(container.config.resources),
+        memory_mib: memory_mib(container.config.resources),
+        disks: vec![
+            disk(IMAGE_SERIAL, container.config.image.disk.clone(), true),
+            disk(DISK_SERIAL, container.dir.disk(), false),
+        ],
+        console_log: container.dir.console_log(),
+    }
+}
+
+/// Chooses a hypervisor, starts the VM and waits for its agent. `chosen` learns of the choice and
+/// of the VM's pid as soon as they are known.
+pub async fn boot(
+    container: &Container,
+    chosen: &mut (dyn FnMut(HypervisorChoice, i32) + Send),
+) -> Result<Booted, SandboxError> {
+    let guest = GuestImage::find()?;
+    let chosen_one = hypervisor::choose(container.config.hypervisor.parse()?)?;
+    let choice = HypervisorChoice {
+        name: chosen_one.hypervisor.name().to_owned(),
+        accelerator: chosen_one.accelerator.to_string(),
+        reason: chosen_one.reason,
+    };
+    let vm = chosen_one.hypervisor.start(&vm_config(container, guest))?;
+    let started = Instant::now();
+    chosen(choice, vm.pid().as_raw());
+    let (socket, hello) = tokio::select! {
+        announced = announced(&*vm) => announced?,
+        () = ended(&*vm) => return Err(SandboxError::Died(Box::new(vm.diagnose()))),
+    };
+    let announced = Instant::now();
+    let agent = Agent::new(socket).map_err(SandboxError::io("talk to the agent"))?;
+    Ok(Booted { vm, agent, hello, started, announced })
+}
+
+async fn announced(vm: &dyn Vm) -> Result<(UnixStream, Hello), SandboxError> {
+    let listener =
+        vm.vsock().listen(ANNOUNCE_PORT, 1).map_err(SandboxError::io("await the agent"))?;
+    let wait = move || -> Result<_, ConnectError> {
+        let Some(socket) = listener.accept(BOOT_DEADLINE)? else { return Ok(None) };
+        let hello = greet(&socket, HELLO_DEADLINE)?;
+        Ok(Some((socket, hello)))
+    };
+    let answer = tokio::task::spawn_blocking(wait).await.expect("waiting does not panic")?;
+    answer.ok_or_else(|| SandboxError::Died(Box::new(vm.diagnose())))
+}
+
+/// Returns when the VM's process has ended.
+pub async fn ended(vm: &dyn Vm) {
+    let wait = async || -> std::io::Result<()> {
+        let pidfd = fd::watch(vm.pidfd().try_clone_to_owned()?)?;
+        // Once readable, a pidfd stays so.
+        pidfd.readable().await?.retain_ready();
+        Ok(())
+    };
+    if let Err(error) = wait().await {
+        tracing::error!(%error, "the VM cannot be watched");
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vm_is_larger_than_its_workload() {
+        let resources = Resources { memory_bytes: 256 * MIB, milli_cpus: 1500 };
+        assert_eq!(memory_mib(resources), 256 + 96 + 8);
+        assert_eq!(vcpus(resources), 2);
+        assert_eq!(vcpus(Resources::default()), 1);
+    }
+}
