@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::values;
+use crate::image::progress::Style;
 
 /// OCI containers, each sandbox in a virtual machine of its own.
 #[derive(Debug, Parser)]
@@ -23,18 +24,6 @@ pub enum ErrorFormat {
     Text,
     /// `{code, message, hint}`.
     Json,
-}
-
-/// `--progress`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum ProgressMode {
-    /// Bars on a terminal, lines elsewhere.
-    #[default]
-    Auto,
-    /// Lines.
-    Plain,
-    /// Nothing.
-    None,
 }
 
 #[derive(Debug, Subcommand)]
@@ -114,8 +103,8 @@ pub struct Common {
     #[arg(long, env = "HUSK_HYPERVISOR", default_value = "auto")]
     pub hypervisor: String,
     /// How loading an image is shown
-    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
-    pub progress: ProgressMode,
+    #[arg(long, default_value_t, value_name = "auto|plain|none")]
+    pub progress: Style,
     /// Print help
     #[arg(long, action = clap::ArgAction::Help)]
     pub help: Option<bool>,
@@ -340,8 +329,8 @@ pub struct Load {
     #[arg(short, long)]
     pub quiet: bool,
     /// How loading is shown
-    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
-    pub progress: ProgressMode,
+    #[arg(long, default_value_t, value_name = "auto|plain|none")]
+    pub progress: Style,
     /// oci:PATH[:TAG], oci-archive:PATH, docker-archive:PATH, a path, or - for standard input
     pub source: Option<String>,
 }

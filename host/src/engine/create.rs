@@ -69,6 +69,9 @@ impl Engine {
     /// left behind.
     pub fn create(&self, image: &Image, wishes: Wishes) -> Result<Container, Error> {
         let config = config(image, wishes)?;
+        // Nobody takes the image away before the record says that it is needed.
+        let _pin = self.images.pin()?;
+        self.images.resolve(&config.image.id)?;
         let layer = WritableLayer::open(&self.dirs.cache())?;
         self.containers.create(&config, |dir| {
             Ok(layer.create(&dir.disk(), WritableLayer::DEFAULT_SIZE_BYTES)?)
