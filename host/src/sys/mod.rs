@@ -1,1 +1,4 @@
 //! Safe wrappers of the system calls that no crate wraps. The only unsafe code of this crate.
+
+pub mod process;
+pub mod tsc;
