@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::values;
+use crate::hypervisor::Choice;
 use crate::image::progress::Style;
 
 /// OCI containers, each sandbox in a virtual machine of its own.
@@ -101,7 +102,7 @@ pub struct Common {
     pub cidfile: Option<std::path::PathBuf>,
     /// What runs the virtual machine: auto, kvm or qemu
     #[arg(long, env = "HUSK_HYPERVISOR", default_value = "auto")]
-    pub hypervisor: String,
+    pub hypervisor: Choice,
     /// How loading an image is shown
     #[arg(long, default_value_t, value_name = "auto|plain|none")]
     pub progress: Style,

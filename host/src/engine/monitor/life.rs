@@ -215,24 +215,25 @@ impl Monitor {
             loop {
                 tokio::select! {
                     exit = &mut waiting => match exit {
-                        Ok(exit) => break Ok(exit),
+                        Ok(exit) => break Some(exit),
                         // The connection broke: the VM is going down, and knows more.
                         Err(error) => {
                             let _ = tokio::time::timeout(FAREWELL, &mut died).await;
                             tracing::debug!(%error, "wait for the container");
-                            break Err(died_of(&*running.vm));
+                            break None;
                         }
                     },
-                    () = &mut died => break Err(died_of(&*running.vm)),
-                    _ = abort.wait_for(|&abort| abort) => break Ok(killed()),
-                    _ = terminate.recv() => break Ok(killed()),
+                    () = &mut died => break None,
+                    _ = abort.wait_for(|&abort| abort) => break Some(killed()),
+                    _ = terminate.recv() => break Some(killed()),
                     Ok((socket, _)) = self.socket.listener.accept() => accept(socket, view, sessions),
                     Some(_) = sessions.join_next() => {}
                 }
             }
         };
+        let outcome = outcome.ok_or_else(|| died_of(&mut *running.vm));
         if outcome.is_err() || *view.abort.borrow() {
-            running.vm.kill();
+            kill(&mut running);
         }
         let _ = tokio::time::timeout(LAST_OUTPUT, running.hub.drained()).await;
         self.timings.run_us = micros(began.elapsed());
@@ -249,7 +250,7 @@ impl Monitor {
         if outcome.is_ok() && !self.container.config.auto_remove {
             power_off(&running, &self.container.config.id).await;
         }
-        running.vm.kill();
+        kill(&mut running);
         drop(running);
         match outcome {
             Err(error) => self.record_failure(&error),
@@ -285,7 +286,13 @@ impl Monitor {
     }
 }
 
-fn died_of(vm: &dyn Vm) -> SandboxError {
+fn kill(running: &mut Running) {
+    if let Err(error) = running.vm.kill() {
+        tracing::error!(%error, "kill the VM");
+    }
+}
+
+fn died_of(vm: &mut dyn Vm) -> SandboxError {
     SandboxError::Died(Box::new(vm.diagnose()))
 }
 
