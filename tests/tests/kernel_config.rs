@@ -1,6 +1,8 @@
 //! The fragments of the guest kernel and the script that checks a finished configuration.
 //! Compiles no kernel.
 
+#![allow(clippy::unwrap_used, reason = "a test of its own, helpers too")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
