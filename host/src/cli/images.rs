@@ -36,7 +36,7 @@ pub fn load(flags: &args::Load) -> Result<u8, Failure> {
     };
     for image in load().map_err(|failure| failure.during(&format!("load {word}")))? {
         match image.tags.first() {
-            Some(tag) if !flags.quiet => print_line(&format!("Loaded image: {tag}")),
+            Some(tag) if !flags.quiet => print_line(&format!("Loaded image: {}", familiar(tag))),
             None if !flags.quiet => print_line(&format!("Loaded image ID: {}", image.id)),
             _ => print_line(&image.id.to_string()),
         }
@@ -74,6 +74,12 @@ fn id_of(image: &Image, whole: bool) -> String {
     if whole { id } else { id.trim_start_matches("sha256:").chars().take(12).collect() }
 }
 
+/// A name as people write it: docker's own registry and library are understood.
+fn familiar(tag: &str) -> &str {
+    let tag = tag.strip_prefix("docker.io/").unwrap_or(tag);
+    tag.strip_prefix("library/").unwrap_or(tag)
+}
+
 /// One row a tag, or one for an image without.
 fn rows(image: &Image, whole: bool) -> Vec<Value> {
     let created =
@@ -95,11 +101,11 @@ fn rows(image: &Image, whole: bool) -> Vec<Value> {
     if image.tags.is_empty() {
         return vec![row("<none>", "<none>")];
     }
-    let split = |tag: &String| match tag.rsplit_once(':') {
+    let split = |tag: &str| match tag.rsplit_once(':') {
         Some((repository, tag)) => row(repository, tag),
         None => row(tag, "<none>"),
     };
-    image.tags.iter().map(split).collect()
+    image.tags.iter().map(|tag| split(familiar(tag))).collect()
 }
 
 /// `husk rmi`.
@@ -113,7 +119,7 @@ pub fn rmi(flags: &args::Rmi) -> Result<u8, Failure> {
             removed => removed?,
         };
         for tag in &removed.untagged {
-            print_line(&format!("Untagged: {tag}"));
+            print_line(&format!("Untagged: {}", familiar(tag)));
         }
         if let Some(id) = &removed.deleted {
             print_line(&format!("Deleted: {id}"));

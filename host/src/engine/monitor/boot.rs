@@ -25,6 +25,9 @@ const BOOT_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the hello itself may take, once the connection is there.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a VM that went silent may take to end, so that its exit status is known.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// Memory of a VM whose container has no limit, MiB.
 const DEFAULT_MEMORY_MIB: u64 = 1024;
 /// What the guest needs beside the workload, MiB: kernel, agent, page cache to breathe.
@@ -98,6 +101,7 @@ pub async fn boot(
         () = ended(&*vm) => None,
     };
     let Some((socket, hello)) = answer else {
+        let _ = tokio::time::timeout(LAST_WORDS, ended(&*vm)).await;
         return Err(SandboxError::Died(Box::new(vm.diagnose())));
     };
     let announced = Instant::now();
@@ -110,7 +114,8 @@ async fn announced(vm: &dyn Vm) -> Result<Option<(UnixStream, Hello)>, SandboxEr
     let listener =
         vm.vsock().listen(ANNOUNCE_PORT, 1).map_err(SandboxError::io("await the agent"))?;
     let wait = move || -> Result<_, ConnectError> {
-        let Some(socket) = listener.accept(BOOT_DEADLINE)? else { return Ok(None) };
+        // An error here is the device going away with its VM, which then has more to say.
+        let Ok(Some(socket)) = listener.accept(BOOT_DEADLINE) else { return Ok(None) };
         let hello = greet(&socket, HELLO_DEADLINE)?;
         Ok(Some((socket, hello)))
     };
