@@ -73,9 +73,8 @@ impl Engine {
         let _pin = self.images.pin()?;
         self.images.resolve(&config.image.id)?;
         let layers = storage::Template::open(&self.dirs.cache())?;
-        self.containers.create(&config, |dir| {
-            Ok(layers.create(&dir.disk(), storage::DEFAULT_SIZE_BYTES)?)
-        })
+        self.containers
+            .create(&config, |dir| Ok(layers.create(&dir.disk(), storage::DEFAULT_SIZE_BYTES)?))
     }
 }
 

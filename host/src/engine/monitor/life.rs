@@ -344,7 +344,6 @@ async fn create(
     let new = NewContainer {
         id: config.id.clone(),
         spec: spec::container_spec(config, window).to_string().into_bytes(),
-        user: config.process.user.clone(),
         image_serial: IMAGE_SERIAL.to_owned(),
         disk_serial: DISK_SERIAL.to_owned(),
         streams: tokens,
