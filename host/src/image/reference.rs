@@ -100,7 +100,13 @@ fn is_domain(first: &str) -> bool {
 }
 
 fn is_valid_domain(domain: &str) -> bool {
-    !domain.is_empty() && domain.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b))
+    let label = |label: &str| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-');
+    let known = |b: u8| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b);
+    let port_is_number = match domain.rsplit_once(':') {
+        Some((_, port)) => domain.ends_with(']') || port.bytes().all(|b| b.is_ascii_digit()),
+        None => true,
+    };
+    domain.bytes().all(known) && domain.split('.').all(label) && port_is_number
 }
 
 fn is_valid_tag(tag: &str) -> bool {

@@ -64,12 +64,6 @@ impl Content {
             self.size.div_ceil(BLOCK_SIZE_U64)
         }
     }
-
-    /// A content that stands for nothing but itself.
-    #[cfg(test)]
-    pub(in crate::image) fn fake(size: u64) -> Self {
-        Content { size, block: 0, tail: None }
-    }
 }
 
 /// Writes files' data into an image file.

@@ -157,12 +157,15 @@ impl Image<'_> {
             Kind::Symlink(target) => target.to_vec(),
             Kind::Directory(directory) => {
                 let entries = sorted_entries(directory, id);
-                let dirent = |(name, id): &(_, InodeId)| Dirent {
-                    name: *name,
-                    nid: self.plan.of(*id).nid(),
-                    file_type: dirent_type(&self.tree.inode(*id).kind),
-                };
-                dirent::write(&entries.iter().map(dirent).collect::<Vec<_>>())
+                let dirents: Vec<Dirent<'_>> = entries
+                    .into_iter()
+                    .map(|(name, id)| Dirent {
+                        name,
+                        nid: self.plan.of(id).nid(),
+                        file_type: dirent_type(&self.tree.inode(id).kind),
+                    })
+                    .collect();
+                dirent::write(&dirents)
             }
             _ => Vec::new(),
         }

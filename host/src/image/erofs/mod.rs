@@ -20,6 +20,8 @@ mod format;
 mod image;
 mod plan;
 #[cfg(test)]
+pub mod reader;
+#[cfg(test)]
 mod tests;
 mod xattr;
 

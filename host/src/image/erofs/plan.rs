@@ -80,7 +80,9 @@ impl Plan {
             }
             folders[first_new..].reverse();
         }
-        plan.meta_bytes = blocks.end;
+        // fsck.erofs up to 1.5 looks for attributes behind every inode, also behind the last one.
+        let ends_with_inode = blocks.used_end == blocks.end && plan.extra_blocks == 0;
+        plan.meta_bytes = blocks.end + if ends_with_inode { BLOCK_SIZE } else { 0 };
         plan
     }
 
@@ -179,6 +181,8 @@ fn most_common_time(tree: &Tree<Content>) -> Timestamp {
 /// The blocks of the metadata while they fill.
 struct Blocks {
     end: usize,
+    /// Where the last inode ends.
+    used_end: usize,
     /// Offset of the first free byte and number of free bytes, of blocks with room.
     open: Vec<(usize, usize)>,
 }
@@ -186,7 +190,7 @@ struct Blocks {
 impl Blocks {
     fn new() -> Self {
         let used = FIRST_SLOT * SLOT_SIZE;
-        Blocks { end: BLOCK_SIZE, open: vec![(used, BLOCK_SIZE - used)] }
+        Blocks { end: BLOCK_SIZE, used_end: used, open: vec![(used, BLOCK_SIZE - used)] }
     }
 
     /// Offset of room for `bytes`: inside one block, or, where they are more than a block, from
@@ -196,14 +200,16 @@ impl Blocks {
         let fits = |(_, (_, room)): &(usize, &(usize, usize))| *room >= bytes;
         let best =
             self.open.iter().enumerate().filter(fits).min_by_key(|(_, (at, room))| (*room, *at));
-        if let Some((index, (at, room))) = best.map(|(index, slot)| (index, *slot)) {
-            self.open.swap_remove(index);
-            self.keep_open(at + bytes, room - bytes);
-            return at;
-        }
-        let at = self.end;
-        self.end += bytes.next_multiple_of(BLOCK_SIZE);
-        self.keep_open(at + bytes, self.end - at - bytes);
+        let (at, room) = match best.map(|(index, _)| index) {
+            Some(index) => self.open.swap_remove(index),
+            None => {
+                let at = self.end;
+                self.end += bytes.next_multiple_of(BLOCK_SIZE);
+                (at, self.end - at)
+            }
+        };
+        self.used_end = self.used_end.max(at + bytes);
+        self.keep_open(at + bytes, room - bytes);
         at
     }
 

@@ -1,7 +1,9 @@
 //! One layer: from a blob of bytes, through its compression, to checked tar entries.
 //! Knows no archives that hold layers, and no tree that they go to.
 
+mod header;
 mod pax;
+mod sparse;
 mod stream;
 pub mod tar;
 

@@ -3,7 +3,8 @@
 //! Source: POSIX.1-2017 `pax`, "pax Extended Header"; GNU tar manual, "Storing Sparse Files";
 //! `SCHILY.xattr.*` as star, Go and GNU tar write it.
 
-use super::tar::{Piece, TarError, Timestamp, bad};
+use super::tar::{Piece, TarError, bad};
+use crate::image::tree::Timestamp;
 
 /// What a pax header says in place of the entry's own header.
 #[derive(Default)]

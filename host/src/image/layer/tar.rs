@@ -10,17 +10,17 @@
 
 use std::io::{self, BufRead};
 
+use super::header::{DEV_MAJOR, DEV_MINOR, GID, Header, LINK, MODE, MTIME, SIZE, UID};
 use super::pax::{self, Overrides};
+use crate::image::tree::Timestamp;
 
 /// Size of a header and unit of all padding.
 pub const BLOCK: usize = 512;
-const BLOCK_U64: u64 = 512;
+pub(super) const BLOCK_U64: u64 = 512;
 /// Most bytes of one extension header (a pax header or a long name).
 const MAX_EXTENSION: u64 = 1 << 20;
 /// Most extension headers in front of one entry.
 const MAX_EXTENSIONS_IN_A_ROW: usize = 8;
-/// Most pieces of a sparse file.
-const MAX_SPARSE_PIECES: usize = 64 << 10;
 
 /// Why a stream is not a tar archive that can be read.
 #[derive(Debug, thiserror::Error)]
@@ -85,15 +85,6 @@ pub enum EntryType {
     Fifo,
     /// Any other flag.
     Other(u8),
-}
-
-/// A point in time: seconds since 1970 and nanoseconds after them (below 10^9).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Timestamp {
-    /// Seconds since 1970-01-01 UTC; negative before.
-    pub secs: i64,
-    /// Nanoseconds after `secs`, below 10^9.
-    pub nanos: u32,
 }
 
 /// A piece of a sparse file that has data: `(offset, length)`.
@@ -213,6 +204,11 @@ impl<R: TarInput> TarReader<R> {
         Err(TarError::ExtensionCount)
     }
 
+    /// Bytes of stored data of the current entry that were not read yet.
+    pub fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
     /// Hands up to `limit` bytes of the current entry's data to `take`, in pieces.
     ///
     /// # Errors
@@ -322,246 +318,13 @@ impl<R: TarInput> TarReader<R> {
         }
         Ok(entry)
     }
-
-    /// GNU tar manual, "Old GNU Format": four pieces in the header, 21 in each block that follows.
-    fn old_gnu_sparse(&mut self, header: &Header, entry: &mut Entry) -> Result<(), TarError> {
-        let mut pieces = Vec::new();
-        read_sparse_table(&header.0[386..482], &mut pieces)?;
-        let mut more = header.0[482] != 0;
-        while more {
-            let mut block = [0; BLOCK];
-            if !read_block(&mut self.input, &mut block)? {
-                return Err(TarError::Truncated);
-            }
-            read_sparse_table(&block[..504], &mut pieces)?;
-            more = block[504] != 0;
-            if pieces.len() > MAX_SPARSE_PIECES {
-                return Err(TarError::SparseMap { entry: entry.display_name() });
-            }
-        }
-        let real_size = parse_number(&header.0[483..495]).ok_or(bad("realsize"))?;
-        self.set_sparse(entry, real_size, pieces)
-    }
-
-    /// GNU tar manual, "PAX Format, Versions 0.0 and 0.1" and "Version 1.0".
-    fn pax_sparse(&mut self, sparse: pax::Sparse, entry: &mut Entry) -> Result<(), TarError> {
-        let bad_map = |entry: &Entry| TarError::SparseMap { entry: entry.display_name() };
-        let real_size = sparse.real_size.ok_or_else(|| bad_map(entry))?;
-        if let Some(name) = sparse.name {
-            entry.path = name;
-        }
-        let pieces = if sparse.map_in_data {
-            self.sparse_map_in_data().map_err(|error| match error {
-                TarError::Field { .. } => bad_map(entry),
-                other => other,
-            })?
-        } else {
-            sparse.pieces
-        };
-        self.set_sparse(entry, real_size, pieces)
-    }
-
-    /// Version 1.0: decimal numbers, one a line, padded to a block, in front of the data.
-    fn sparse_map_in_data(&mut self) -> Result<Vec<Piece>, TarError> {
-        let mut lines = SparseLines { block: [0; BLOCK], at: BLOCK };
-        let count = lines.next_number(self)?;
-        if usize::try_from(count).map_or(true, |count| count > MAX_SPARSE_PIECES) {
-            return Err(bad("sparse map"));
-        }
-        (0..count).map(|_| Ok((lines.next_number(self)?, lines.next_number(self)?))).collect()
-    }
-
-    fn set_sparse(
-        &self,
-        entry: &mut Entry,
-        real_size: u64,
-        mut pieces: Vec<Piece>,
-    ) -> Result<(), TarError> {
-        // An empty last piece only marks the file's end.
-        pieces.retain(|(_, length)| *length > 0);
-        let mut end = 0;
-        let mut data = 0u64;
-        for (offset, length) in &pieces {
-            let piece_end =
-                offset.checked_add(*length).filter(|e| *offset >= end && *e <= real_size);
-            let (Some(piece_end), Some(sum)) = (piece_end, data.checked_add(*length)) else {
-                return Err(TarError::SparseMap { entry: entry.display_name() });
-            };
-            end = piece_end;
-            data = sum;
-        }
-        if data != self.remaining {
-            return Err(TarError::SparseMap { entry: entry.display_name() });
-        }
-        entry.size = real_size;
-        entry.sparse = Some(pieces);
-        Ok(())
-    }
-}
-
-struct SparseLines {
-    block: [u8; BLOCK],
-    at: usize,
-}
-
-impl SparseLines {
-    fn next_number<R: TarInput>(&mut self, tar: &mut TarReader<R>) -> Result<u64, TarError> {
-        let mut value = 0u64;
-        for digits in 0..=20 {
-            if self.at == BLOCK {
-                self.fill(tar)?;
-            }
-            let byte = self.block[self.at];
-            self.at += 1;
-            match byte {
-                b'\n' if digits > 0 => return Ok(value),
-                b'0'..=b'9' => {
-                    value = value
-                        .checked_mul(10)
-                        .and_then(|value| value.checked_add(u64::from(byte - b'0')))
-                        .ok_or(bad("sparse map"))?;
-                }
-                _ => break,
-            }
-        }
-        Err(bad("sparse map"))
-    }
-
-    fn fill<R: TarInput>(&mut self, tar: &mut TarReader<R>) -> Result<(), TarError> {
-        let mut filled = 0;
-        tar.read_data(BLOCK_U64, |piece| {
-            self.block[filled..filled + piece.len()].copy_from_slice(piece);
-            filled += piece.len();
-            Ok::<_, TarError>(())
-        })?;
-        self.at = 0;
-        if filled == BLOCK { Ok(()) } else { Err(bad("sparse map")) }
-    }
-}
-
-/// Offset and length of a header's field, and its name.
-type Field = (usize, usize, &'static str);
-const NAME: Field = (0, 100, "name");
-const MODE: Field = (100, 8, "mode");
-const UID: Field = (108, 8, "uid");
-const GID: Field = (116, 8, "gid");
-const SIZE: Field = (124, 12, "size");
-const MTIME: Field = (136, 12, "mtime");
-const CHECKSUM: Field = (148, 8, "chksum");
-const TYPE_FLAG: usize = 156;
-const LINK: Field = (157, 100, "linkname");
-const MAGIC: Field = (257, 6, "magic");
-const DEV_MAJOR: Field = (329, 8, "devmajor");
-const DEV_MINOR: Field = (337, 8, "devminor");
-const PREFIX: Field = (345, 155, "prefix");
-
-struct Header([u8; BLOCK]);
-
-impl Header {
-    fn bytes(&self, (offset, length, _): Field) -> &[u8] {
-        &self.0[offset..offset + length]
-    }
-
-    fn text(&self, field: Field) -> Vec<u8> {
-        until_nul(self.bytes(field))
-    }
-
-    fn number(&self, field: Field) -> Result<u64, TarError> {
-        parse_number(self.bytes(field)).ok_or(bad(field.2))
-    }
-
-    /// A number that may be negative in base 256, as GNU tar writes times before 1970.
-    fn signed(&self, field: Field) -> Result<i64, TarError> {
-        let bytes = self.bytes(field);
-        if bytes[0] == 0xff {
-            let (high, low) = bytes.split_at(bytes.len() - 8);
-            let low = i64::from_be_bytes(low.try_into().map_err(|_| bad(field.2))?);
-            let is_negative = high.iter().all(|byte| *byte == 0xff) && low < 0;
-            return if is_negative { Ok(low) } else { Err(bad(field.2)) };
-        }
-        i64::try_from(self.number(field)?).map_err(|_| bad(field.2))
-    }
-
-    fn id(&self, field: Field) -> Result<u32, TarError> {
-        u32::try_from(self.number(field)?).map_err(|_| bad(field.2))
-    }
-
-    fn type_flag(&self) -> u8 {
-        self.0[TYPE_FLAG]
-    }
-
-    fn entry_type(&self, path: &[u8]) -> EntryType {
-        match self.type_flag() {
-            b'0' | 0 if path.last() == Some(&b'/') => EntryType::Directory,
-            b'0' | 0 | b'7' | b'S' => EntryType::File,
-            b'1' => EntryType::HardLink,
-            b'2' => EntryType::Symlink,
-            b'3' => EntryType::CharDevice,
-            b'4' => EntryType::BlockDevice,
-            b'5' => EntryType::Directory,
-            b'6' => EntryType::Fifo,
-            other => EntryType::Other(other),
-        }
-    }
-
-    /// The name, with the prefix that POSIX archives (not GNU's own) put before it.
-    fn path(&self) -> Vec<u8> {
-        let name = self.text(NAME);
-        let mut path = if self.bytes(MAGIC) == b"ustar\0" { self.text(PREFIX) } else { Vec::new() };
-        if path.is_empty() {
-            return name;
-        }
-        path.push(b'/');
-        path.extend_from_slice(&name);
-        path
-    }
-
-    /// Sum of all bytes with the checksum itself read as blanks; ancient archivers summed signed.
-    fn checksum_is_right(&self) -> bool {
-        let Ok(expected) = self.number(CHECKSUM) else { return false };
-        let (offset, length, _) = CHECKSUM;
-        let outside = |at: usize| at < offset || at >= offset + length;
-        let blanks = 8 * u64::from(b' ');
-        let bytes = || self.0.iter().enumerate().filter(|(at, _)| outside(*at)).map(|(_, b)| *b);
-        let unsigned: u64 = bytes().map(u64::from).sum::<u64>() + blanks;
-        let high_bytes = bytes().filter(|byte| *byte >= 128).count();
-        unsigned == expected || unsigned.checked_sub(256 * as_u64(high_bytes)) == Some(expected)
-    }
-}
-
-/// A numeric field: octal text with blanks or NULs around it, or base 256 when the first bit is
-/// set. An empty field is 0. Nothing when it is neither, or negative, or does not fit.
-fn parse_number(field: &[u8]) -> Option<u64> {
-    if let Some((first, rest)) = field.split_first()
-        && first & 0x80 != 0
-    {
-        let top = u64::from(first & 0x7f);
-        return rest.iter().try_fold(top, |value, byte| {
-            value.checked_mul(256).map(|value| value | u64::from(*byte))
-        });
-    }
-    let end = field.iter().rposition(|b| !matches!(b, b' ' | 0)).map_or(0, |last| last + 1);
-    let text = field[..end].trim_ascii_start();
-    text.iter().try_fold(0u64, |value, byte| match byte {
-        b'0'..=b'7' => value.checked_mul(8).map(|value| value | u64::from(byte - b'0')),
-        _ => None,
-    })
-}
-
-fn read_sparse_table(table: &[u8], pieces: &mut Vec<Piece>) -> Result<(), TarError> {
-    for slot in table.chunks_exact(24) {
-        if slot[0] == 0 {
-            break;
-        }
-        let offset = parse_number(&slot[..12]).ok_or(bad("sparse offset"))?;
-        let length = parse_number(&slot[12..]).ok_or(bad("sparse numbytes"))?;
-        pieces.push((offset, length));
-    }
-    Ok(())
 }
 
 /// Reads a whole block. False at the stream's end; an end inside the block is an error.
-fn read_block(input: &mut impl BufRead, block: &mut [u8; BLOCK]) -> Result<bool, TarError> {
+pub(super) fn read_block(
+    input: &mut impl BufRead,
+    block: &mut [u8; BLOCK],
+) -> Result<bool, TarError> {
     let mut filled = 0;
     while filled < BLOCK {
         match input.read(&mut block[filled..]) {
@@ -575,11 +338,11 @@ fn read_block(input: &mut impl BufRead, block: &mut [u8; BLOCK]) -> Result<bool,
     Ok(true)
 }
 
-fn until_nul(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn until_nul(bytes: &[u8]) -> Vec<u8> {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
 }
 
-fn as_u64(count: usize) -> u64 {
+pub(super) fn as_u64(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 

@@ -11,6 +11,8 @@
 //!
 //! Source: OCI image-spec, layer.md, "Applying Changesets" and "Whiteouts".
 
+mod error;
+mod node;
 mod path;
 #[cfg(test)]
 mod tests;
@@ -18,198 +20,23 @@ mod tests;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+pub use error::TreeError;
+use node::Child;
+pub use node::{Directory, Inode, InodeId, Kind, Meta, NewNode, Timestamp, Xattr};
 pub use path::{EntryPath, Meaning};
 
 /// Most inodes that an image may have.
 const MAX_INODES: usize = 2_000_000;
 /// Most bytes of names, link targets and extended attributes, over the whole life of a tree.
 const MAX_METADATA_BYTES: usize = 512 << 20;
+/// What a name counts beside its length, so that many short ones have a bound too.
+const BYTES_PER_NAME: usize = 64;
 /// Most folders above an entry. Paths of an archive are shorter, but links can lead deeper.
 const MAX_DEPTH: u16 = 1024;
 /// Most symbolic links on the way to one entry. Source: path_resolution(7).
 const MAX_LINKS_FOLLOWED: usize = 40;
-/// Most names of one file, what ext4 allows; no file system that an image comes from has more.
-const MAX_HARD_LINKS: u32 = 65_000;
 /// Most components that may wait while links are resolved.
 const MAX_PENDING: usize = 8192;
-
-/// Why an entry does not go into the tree.
-#[derive(Debug, thiserror::Error)]
-pub enum TreeError {
-    /// A `..` in a name.
-    #[error("a path with \"..\" is not allowed in a layer")]
-    ParentComponent,
-    /// A NUL in a name.
-    #[error("the name has a NUL byte")]
-    NulInName,
-    /// A component that no file system holds.
-    #[error("a file name is longer than 255 bytes")]
-    NameLength,
-    /// A path that Linux cannot name.
-    #[error("the path is longer than 4095 bytes")]
-    PathLength,
-    /// Folders below folders without end.
-    #[error("more than {MAX_DEPTH} folders above it")]
-    Depth,
-    /// `.wh.` with nothing, `.` or `..` after it.
-    #[error("a whiteout without a name")]
-    WhiteoutName,
-    /// A component on the way is a file.
-    #[error("a part of its path is not a folder")]
-    NotAFolder,
-    /// A loop of links, or too long a chain.
-    #[error("more than {MAX_LINKS_FOLLOWED} symbolic links on its path")]
-    TooManyLinks,
-    /// The entry is the root and no folder.
-    #[error("the root of the image must be a folder")]
-    RootNotAFolder,
-    /// A hard link whose target is not there.
-    #[error("hard link to {target:?}, which is not in the image")]
-    LinkTarget {
-        /// The target as the archive has it.
-        target: String,
-    },
-    /// A hard link to a folder.
-    #[error("hard link to {target:?}, which is a folder")]
-    LinkToFolder {
-        /// The target as the archive has it.
-        target: String,
-    },
-    /// More names than a file can have.
-    #[error("a file with more than {MAX_HARD_LINKS} names")]
-    LinkCount,
-    /// A bound of the whole tree.
-    #[error("the image has more than {limit} {what}")]
-    TooMuch {
-        /// What there is too much of.
-        what: &'static str,
-        /// The bound.
-        limit: usize,
-    },
-}
-
-pub use super::layer::tar::Timestamp;
-
-/// Owner, rights, time and attributes of an inode.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Meta {
-    /// Permission bits with setuid, setgid and sticky.
-    pub mode: u16,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Time of last change.
-    pub mtime: Timestamp,
-    /// Extended attributes, ascending by name, each name once.
-    pub xattrs: Box<[Xattr]>,
-}
-
-/// An extended attribute: whole name (`security.capability`) and value.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Xattr {
-    /// Name with its namespace.
-    pub name: Box<[u8]>,
-    /// Value.
-    pub value: Box<[u8]>,
-}
-
-impl Meta {
-    /// A folder that no layer describes: root's, 0755, without a time.
-    fn implied() -> Self {
-        Meta { mode: 0o755, ..Meta::default() }
-    }
-
-    fn bytes(&self) -> usize {
-        self.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum()
-    }
-}
-
-/// What an entry is to become. `F` says where a file's data is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NewNode<F> {
-    /// A folder; one that is there already keeps its entries.
-    Directory,
-    /// A file.
-    File(F),
-    /// A symbolic link.
-    Symlink(Box<[u8]>),
-    /// A character device: major and minor number.
-    CharDevice(u32, u32),
-    /// A block device: major and minor number.
-    BlockDevice(u32, u32),
-    /// A named pipe.
-    Fifo,
-}
-
-/// An inode's number in its tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct InodeId(u32);
-
-impl InodeId {
-    /// The root folder.
-    pub const ROOT: InodeId = InodeId(0);
-
-    /// Place in tables that have one slot for each of [`Tree::slots`].
-    pub fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// An inode.
-#[derive(Debug)]
-pub struct Inode<F> {
-    /// Owner, rights, time and attributes.
-    pub meta: Meta,
-    /// What it is.
-    pub kind: Kind<F>,
-    /// How many names it has; 0 when it is gone.
-    pub names: u32,
-}
-
-/// What an inode is.
-#[derive(Debug)]
-pub enum Kind<F> {
-    /// A folder.
-    Directory(Directory),
-    /// A file.
-    File(F),
-    /// A symbolic link.
-    Symlink(Box<[u8]>),
-    /// A character device.
-    CharDevice(u32, u32),
-    /// A block device.
-    BlockDevice(u32, u32),
-    /// A named pipe.
-    Fifo,
-}
-
-/// A folder's entries, by name in the order of their bytes.
-#[derive(Debug)]
-pub struct Directory {
-    entries: BTreeMap<Box<[u8]>, Child>,
-    parent: InodeId,
-    depth: u16,
-}
-
-impl Directory {
-    /// Names and inodes, ascending by the names' bytes.
-    pub fn entries(&self) -> impl ExactSizeIterator<Item = (&[u8], InodeId)> {
-        self.entries.iter().map(|(name, child)| (&**name, child.inode))
-    }
-
-    /// The folder above; the root's is the root.
-    pub fn parent(&self) -> InodeId {
-        self.parent
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Child {
-    inode: InodeId,
-    /// The last layer that described this name.
-    layer: u32,
-}
 
 /// What to do about a folder that is missing on the way.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -324,13 +151,9 @@ impl<F> Tree<F> {
         }
         let (folders, name) = path.split_last().ok_or(TreeError::RootNotAFolder)?;
         let folder = self.walk(folders, Missing::Create)?.ok_or(TreeError::NotAFolder)?;
-        let names = self.inodes[inode.index()].names;
-        if names >= MAX_HARD_LINKS {
-            return Err(TreeError::LinkCount);
-        }
-        self.account(name.len())?;
+        self.account(BYTES_PER_NAME + name.len())?;
         // Counted before the old name goes: it may be a name of this very inode.
-        self.inodes[inode.index()].names = names + 1;
+        self.inodes[inode.index()].names += 1;
         if self.child(folder, name).is_some() {
             self.unlink(folder, name);
         }
@@ -443,7 +266,7 @@ impl<F> Tree<F> {
             return Err(TreeError::Depth);
         }
         let target_bytes = if let NewNode::Symlink(target) = &node { target.len() } else { 0 };
-        self.account(name.len() + target_bytes + meta.bytes())?;
+        self.account(BYTES_PER_NAME + name.len() + target_bytes + meta.bytes())?;
         let kind = match node {
             NewNode::Directory => {
                 Kind::Directory(Directory { entries: BTreeMap::new(), parent: folder, depth })
