@@ -45,6 +45,13 @@ pub struct Diagnosis {
     pub console: Vec<String>,
 }
 
+impl Diagnosis {
+    /// The line of the console by which Linux gives up; a stack trace follows it.
+    fn panic_line(&self) -> Option<&String> {
+        self.console.iter().rev().find(|line| line.contains("Kernel panic"))
+    }
+}
+
 impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.phase)?;
@@ -55,7 +62,9 @@ impl fmt::Display for Diagnosis {
         if let Some(line) = self.stderr.last() {
             write!(f, "; it said: {line}")?;
         }
-        if let Some(line) = self.console.last() {
+        if let Some(line) = self.panic_line() {
+            write!(f, "; the console says: {line}")?;
+        } else if let Some(line) = self.console.last() {
             write!(f, "; the console's last line: {line}")?;
         }
         Ok(())
@@ -75,7 +84,7 @@ mod tests {
             vmm: "qemu",
             exit: Some(ExitStatus::from_raw(9)),
             stderr: vec!["out of memory".into()],
-            console: vec!["a".into(), "Kernel panic".into()],
+            console: vec!["a".into(), "Kernel panic".into(), "Call Trace:".into()],
         };
         let line = diagnosis.to_string();
         assert_eq!(line.lines().count(), 1);

@@ -11,8 +11,8 @@ use super::super::console::Capture;
 use super::super::{BootPhase, Diagnosis, Vm};
 use crate::sys::process;
 
-/// Lines of the console and of standard error in a diagnosis.
-const DIAGNOSIS_LINES: usize = 20;
+/// Lines of the console and of standard error in a diagnosis; a panic prints about 30.
+const DIAGNOSIS_LINES: usize = 40;
 
 /// See the module.
 #[derive(Debug)]
