@@ -22,8 +22,13 @@ pub fn line(error: &dyn Error) -> String {
 #[must_use]
 pub fn errno_kind(errno: Errno) -> ErrorKind {
     match errno {
-        Errno::ENOMEM | Errno::ENOSPC | Errno::EMFILE | Errno::ENFILE | Errno::EAGAIN
-        | Errno::EDQUOT | Errno::EUSERS => ErrorKind::Exhausted,
+        Errno::ENOMEM
+        | Errno::ENOSPC
+        | Errno::EMFILE
+        | Errno::ENFILE
+        | Errno::EAGAIN
+        | Errno::EDQUOT
+        | Errno::EUSERS => ErrorKind::Exhausted,
         _ => ErrorKind::Internal,
     }
 }

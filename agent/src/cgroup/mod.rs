@@ -142,8 +142,7 @@ fn operation(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> 
 
 fn enable_controllers(folder: &Path) -> Result<(), CgroupError> {
     let failed = || operation("enable the controllers of", folder);
-    let controllers =
-        fs::read_to_string(folder.join("cgroup.controllers")).map_err(failed())?;
+    let controllers = fs::read_to_string(folder.join("cgroup.controllers")).map_err(failed())?;
     let enable: Vec<String> =
         controllers.split_whitespace().map(|controller| format!("+{controller}")).collect();
     fs::write(folder.join("cgroup.subtree_control"), enable.join(" ")).map_err(failed())
@@ -206,6 +205,12 @@ impl Cgroup {
     #[must_use]
     pub fn folder(&self) -> BorrowedFd<'_> {
         self.folder.as_fd()
+    }
+
+    /// Its path, for messages.
+    #[must_use]
+    pub fn path(&self) -> String {
+        self.path.display().to_string()
     }
 
     /// Kills every process in it and below.

@@ -178,22 +178,22 @@ mod tests {
             json!({"memory": {"limit": 100, "swap": 150, "reservation": 50}}),
             &[("memory.max", "100"), ("memory.swap.max", "50"), ("memory.low", "50")],
         );
-        expect(json!({"memory": {"limit": 100, "swap": 100}}), &[
-            ("memory.max", "100"),
-            ("memory.swap.max", "0"),
-        ]);
-        expect(json!({"memory": {"limit": -1, "swap": -1}}), &[
-            ("memory.max", "max"),
-            ("memory.swap.max", "max"),
-        ]);
+        expect(
+            json!({"memory": {"limit": 100, "swap": 100}}),
+            &[("memory.max", "100"), ("memory.swap.max", "0")],
+        );
+        expect(
+            json!({"memory": {"limit": -1, "swap": -1}}),
+            &[("memory.max", "max"), ("memory.swap.max", "max")],
+        );
     }
 
     #[test]
     fn cpu_is_a_weight_and_a_share_of_the_period() {
-        expect(json!({"cpu": {"shares": 1024, "quota": 50000, "period": 100_000}}), &[
-            ("cpu.weight", "39"),
-            ("cpu.max", "50000 100000"),
-        ]);
+        expect(
+            json!({"cpu": {"shares": 1024, "quota": 50000, "period": 100_000}}),
+            &[("cpu.weight", "39"), ("cpu.max", "50000 100000")],
+        );
         expect(json!({"cpu": {"quota": -1}}), &[("cpu.max", "max")]);
         expect(json!({"cpu": {"shares": 0, "quota": 0, "period": 0, "cpus": ""}}), &[]);
         assert_eq!((weight(2), weight(262_144)), (1, 10_000));
@@ -202,10 +202,10 @@ mod tests {
 
     #[test]
     fn pids_and_unified_are_written_as_they_are() {
-        expect(json!({"pids": {"limit": 10}, "unified": {"memory.high": "1M"}}), &[
-            ("pids.max", "10"),
-            ("memory.high", "1M"),
-        ]);
+        expect(
+            json!({"pids": {"limit": 10}, "unified": {"memory.high": "1M"}}),
+            &[("pids.max", "10"), ("memory.high", "1M")],
+        );
         expect(json!({"pids": {"limit": -1}}), &[("pids.max", "max")]);
     }
 
@@ -216,7 +216,10 @@ mod tests {
             (json!({"blockIO": {"weight": 10}}), "linux.resources.blockIO"),
             (json!({"network": {"classID": 1}}), "linux.resources.network"),
             (json!({"memory": {"swappiness": 1}}), "linux.resources.memory.swappiness"),
-            (json!({"memory": {"disableOOMKiller": true}}), "linux.resources.memory.disableOOMKiller"),
+            (
+                json!({"memory": {"disableOOMKiller": true}}),
+                "linux.resources.memory.disableOOMKiller",
+            ),
             (json!({"cpu": {"realtimeRuntime": 1}}), "linux.resources.cpu.realtimeRuntime"),
         ] {
             assert_eq!(read(resources), Err(SpecError::unsupported(field)));

@@ -49,8 +49,12 @@ impl CommandError {
             Self::Exec { errno, .. } => match errno {
                 // The interpreter of a script, or the loader of a program.
                 Errno::ENOENT | Errno::ENOTDIR => ErrorKind::CommandNotFound,
-                Errno::EACCES | Errno::EPERM | Errno::ENOEXEC | Errno::ETXTBSY
-                | Errno::ELIBBAD | Errno::EISDIR => ErrorKind::CommandNotExecutable,
+                Errno::EACCES
+                | Errno::EPERM
+                | Errno::ENOEXEC
+                | Errno::ETXTBSY
+                | Errno::ELIBBAD
+                | Errno::EISDIR => ErrorKind::CommandNotExecutable,
                 Errno::E2BIG => ErrorKind::Invalid,
                 errno => errno_kind(*errno),
             },

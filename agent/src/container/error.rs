@@ -74,10 +74,7 @@ impl StageError {
     }
 
     /// Names the operation and the file that a call was for.
-    pub fn path(
-        operation: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(Errno) -> Self {
+    pub fn path(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errno) -> Self {
         move |source| Self::Path { operation, path: path.into(), source }
     }
 

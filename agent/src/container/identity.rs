@@ -52,8 +52,9 @@ fn read(path: &str) -> String {
     // A FIFO or a terminal must not hold the stage up.
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let Ok(file) = open(path, flags, Mode::empty()) else { return String::new() };
-    let regular = fstat(&file)
-        .is_ok_and(|file| SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG);
+    let regular = fstat(&file).is_ok_and(|file| {
+        SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG
+    });
     let mut bytes = Vec::new();
     if regular {
         // What could be read counts.

@@ -4,7 +4,7 @@
 use std::{
     io::{self, Read},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
 };
@@ -111,7 +111,7 @@ impl Link {
     /// # Errors
     /// `EBADF` when the process was started by somebody else.
     pub fn inherited() -> sys::Result<Self> {
-        sys::descriptor::inherited(LINK).map(|fd| Self(UnixStream::from(OwnedFd::from(fd))))
+        sys::descriptor::inherited(LINK).map(|fd| Self(UnixStream::from(fd)))
     }
 
     /// Waits for the order. Blocks.
@@ -178,7 +178,9 @@ mod tests {
         assert!(matches!(unframe(&mut received), Ok(Some(Report::Ready))));
         assert!(matches!(unframe::<Report>(&mut received), Ok(None)));
         received.push(last);
-        let Ok(Some(Report::Failed(failure))) = unframe(&mut received) else { panic!("no failure") };
+        let Ok(Some(Report::Failed(failure))) = unframe(&mut received) else {
+            panic!("no failure")
+        };
         assert_eq!((failure.kind, failure.message.as_str()), (ErrorKind::CommandNotFound, "x"));
         assert!(received.is_empty());
     }

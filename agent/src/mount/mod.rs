@@ -4,7 +4,7 @@
 mod options;
 mod resolve;
 
-pub use options::{Atime, MountOptions, OptionError, Propagation};
+pub use options::{MountOptions, OptionError, Propagation};
 pub use resolve::{Root, is_on};
 
 use std::{
@@ -92,8 +92,7 @@ fn kernel_option(fstype: &str) -> String {
         "fuse" | "fuseblk" => "CONFIG_FUSE_FS".to_owned(),
         "virtiofs" => "CONFIG_VIRTIO_FS".to_owned(),
         other => {
-            let name: String =
-                other.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
+            let name: String = other.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
             format!("CONFIG_{}_FS", name.to_ascii_uppercase())
         }
     }
@@ -109,10 +108,9 @@ pub fn make(
     options: &MountOptions,
 ) -> Result<OwnedFd, MountError> {
     let context = FsContext::open(fstype).map_err(|errno| match errno {
-        Errno::ENODEV => MountError::NoFileSystem {
-            fstype: fstype.to_owned(),
-            option: kernel_option(fstype),
-        },
+        Errno::ENODEV => {
+            MountError::NoFileSystem { fstype: fstype.to_owned(), option: kernel_option(fstype) }
+        }
         source => MountError::Make { fstype: fstype.to_owned(), message: None, source },
     })?;
     let source = source.map(|source| ("source", Some(source)));

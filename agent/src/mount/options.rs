@@ -197,8 +197,8 @@ impl MountOptions {
             "defaults" | "" | "async" | "nomand" | "loud" | "nolazytime" => {}
             "bind" => self.bind = Some(Depth::One),
             "rbind" => self.bind = Some(Depth::Tree),
-            "remount" | "tmpcopyup" | "idmap" | "ridmap" | "iversion" | "noiversion"
-            | "acl" | "noacl" | "mand" => {
+            "remount" | "tmpcopyup" | "idmap" | "ridmap" | "iversion" | "noiversion" | "acl"
+            | "noacl" | "mand" => {
                 return Err(OptionError::Unsupported(option.to_owned()));
             }
             // "silent" only quiets the kernel's log.
@@ -276,7 +276,8 @@ mod tests {
 
     #[test]
     fn flags_and_data_are_told_apart() {
-        let options = parse(&["nosuid", "noexec", "nodev", "ro", "mode=1777", "size=64k", "newinstance"]);
+        let options =
+            parse(&["nosuid", "noexec", "nodev", "ro", "mode=1777", "size=64k", "newinstance"]);
         assert_eq!(options.set, NOSUID | NOEXEC | NODEV | RDONLY);
         let data = [("mode", Some("1777")), ("size", Some("64k")), ("newinstance", None)]
             .map(|(key, value)| (key.to_owned(), value.map(str::to_owned)));
@@ -304,10 +305,7 @@ mod tests {
     fn propagation_has_a_recursive_form_each() {
         assert_eq!(Propagation::parse("rshared"), Some((Propagation::Shared, Depth::Tree)));
         assert_eq!(Propagation::parse("slave"), Some((Propagation::Slave, Depth::One)));
-        assert_eq!(
-            Propagation::parse("runbindable"),
-            Some((Propagation::Unbindable, Depth::Tree))
-        );
+        assert_eq!(Propagation::parse("runbindable"), Some((Propagation::Unbindable, Depth::Tree)));
         assert_eq!(Propagation::parse("public"), None);
     }
 

@@ -58,9 +58,9 @@ impl<'a> Root<'a> {
     }
 
     fn resolve(&self, path: &Path, flags: OFlag, more: ResolveFlag) -> Result<OwnedFd> {
-        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(
-            ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS | more,
-        );
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS | more);
         // A rename in the tree at the same time can make one walk fail; a few more will do.
         for _ in 0..16 {
             match openat2(self.0, path, how) {

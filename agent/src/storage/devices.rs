@@ -94,9 +94,8 @@ mod tests {
             fs::write(block.path().join(name).join("serial"), serial).unwrap();
         }
         fs::create_dir(block.path().join("ram0")).unwrap();
-        let name = |serial: &str| {
-            look(block.path(), &serial.parse().unwrap()).map(|device| device.path())
-        };
+        let name =
+            |serial: &str| look(block.path(), &serial.parse().unwrap()).map(|device| device.path());
         assert_eq!(name("image-1").as_deref(), Some("/dev/vdb"));
         assert_eq!(name("image-10").as_deref(), Some("/dev/vda"));
         assert_eq!(name("image"), None);

@@ -131,9 +131,7 @@ impl Rootfs {
             mount::make("erofs", Some(&image.path()), &read_only).map_err(mounting("the image"))?;
         scratch.attach_lower(&lower)?;
         let upper = match (&plan.upper, &disk) {
-            (Upper::Tmpfs { bytes }, _) => {
-                mount::make("tmpfs", None, &tmpfs_options(*bytes))
-            }
+            (Upper::Tmpfs { bytes }, _) => mount::make("tmpfs", None, &tmpfs_options(*bytes)),
             (Upper::Disk(_), disk) => {
                 let path = disk.as_ref().map(Device::path);
                 mount::make("ext4", path.as_deref(), &MountOptions::default())

@@ -28,10 +28,7 @@ pub struct Scratch {
     folder: PathBuf,
 }
 
-fn failed(
-    operation: &'static str,
-    path: &Path,
-) -> impl FnOnce(std::io::Error) -> StorageError {
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StorageError {
     let path = path.display().to_string();
     move |error| StorageError::Folder {
         operation,

@@ -39,7 +39,6 @@ pub fn set(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
         inheritable: half(inheritable, index),
     });
     // SAFETY: version 3 reads one header and two data structures, laid out as the kernel has them.
-    let result =
-        unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
     Errno::result(result).map(drop)
 }

@@ -2,14 +2,15 @@
 #![allow(unsafe_code)]
 
 use std::{
-    io::{IoSlice, IoSliceMut},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    io::{self, IoSlice, IoSliceMut},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
 use nix::{
     errno::Errno,
     sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
 };
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::Result;
 
@@ -44,7 +45,11 @@ pub fn close_on_exec_from(first: libc::c_uint) -> Result<()> {
 ///
 /// # Errors
 /// As sendmsg(2).
-pub fn send_with(socket: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<usize> {
+pub fn send_with(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fd: Option<BorrowedFd<'_>>,
+) -> Result<usize> {
     let fds = fd.map(|fd| [fd.as_raw_fd()]);
     let rights = fds.as_ref().map(|fds| ControlMessage::ScmRights(fds));
     sendmsg::<()>(
@@ -82,8 +87,12 @@ pub fn receive_with(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize,
     Ok((message.bytes, received))
 }
 
-/// `/proc/self/fd/N`: the descriptor as a path, for calls that take none.
-#[must_use]
-pub fn proc_path(fd: impl AsFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+/// Lets the runtime poll a descriptor.
+///
+/// # Errors
+/// As epoll_ctl(2).
+pub fn polled(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by what is returned, which closes it after it is deregistered
+    // and never replaces it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest)? })
 }

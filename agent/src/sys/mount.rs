@@ -148,8 +148,7 @@ pub fn clone_tree(at: BorrowedFd<'_>, depth: Depth) -> Result<OwnedFd> {
         | libc::AT_EMPTY_PATH.cast_unsigned()
         | depth.flag();
     // SAFETY: the path is a static terminated string.
-    let result =
-        unsafe { libc::syscall(libc::SYS_open_tree, at.as_raw_fd(), c"".as_ptr(), flags) };
+    let result = unsafe { libc::syscall(libc::SYS_open_tree, at.as_raw_fd(), c"".as_ptr(), flags) };
     descriptor(result)
 }
 

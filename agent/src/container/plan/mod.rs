@@ -11,7 +11,7 @@ mod sysctl;
 pub use devices::{DevicePlan, DeviceType};
 pub use mounts::{MountKind, MountPlan};
 pub use namespaces::Namespaces;
-pub use process::{CapabilitySets, Limit, ProcessPlan, UserPlan};
+pub use process::{CapabilitySets, ProcessPlan, UserPlan};
 
 use std::path::PathBuf;
 

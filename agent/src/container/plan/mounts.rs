@@ -117,9 +117,9 @@ fn one(mount: &Mount) -> Result<MountPlan, SpecError> {
 
 fn kind(field: &str, mount: &Mount, options: &MountOptions) -> Result<MountKind, SpecError> {
     let fstype = mount.typ().as_deref().unwrap_or_default();
-    if let Some(depth) = options.bind.or_else(|| {
-        (fstype == "bind").then_some(crate::sys::mount::Depth::One)
-    }) {
+    if let Some(depth) =
+        options.bind.or_else(|| (fstype == "bind").then_some(crate::sys::mount::Depth::One))
+    {
         let source = mount
             .source()
             .clone()
@@ -133,7 +133,8 @@ fn kind(field: &str, mount: &Mount, options: &MountOptions) -> Result<MountKind,
         "cgroup" | "cgroup2" => Ok(MountKind::Cgroup),
         "proc" | "sysfs" => Ok(MountKind::Kernel { fstype: fstype.to_owned() }),
         _ => {
-            let source = mount.source().as_ref().map(|source| source.to_string_lossy().into_owned());
+            let source =
+                mount.source().as_ref().map(|source| source.to_string_lossy().into_owned());
             no_zero(field, source.as_deref().unwrap_or_default())?;
             Ok(MountKind::Filesystem { fstype: fstype.to_owned(), source })
         }
@@ -155,7 +156,9 @@ mod tests {
         let bind = |destination: &str| {
             read_one(json!({"destination": destination, "source": "/x", "options": ["bind"]}))
         };
-        assert!(read_one(json!({"destination": "/proc", "type": "proc", "source": "proc"})).is_ok());
+        assert!(
+            read_one(json!({"destination": "/proc", "type": "proc", "source": "proc"})).is_ok()
+        );
         assert!(bind("/proc/meminfo").is_ok());
         assert!(bind("/proc/../etc").is_err());
         for hidden in ["/proc", "/proc/self/attr/exec", "/proc/sys", "/proc//self", "proc/1"] {

@@ -94,10 +94,7 @@ mod tests {
     fn listed_namespaces_are_the_containers_own() {
         let namespaces =
             read(r#"[{"type":"pid"},{"type":"mount"},{"type":"uts"},{"type":"cgroup"}]"#).unwrap();
-        assert_eq!(
-            namespaces,
-            Namespaces { uts: true, ipc: false, network: false, cgroup: true }
-        );
+        assert_eq!(namespaces, Namespaces { uts: true, ipc: false, network: false, cgroup: true });
         assert!(!namespaces.flags().contains(CloneFlags::CLONE_NEWPID));
     }
 

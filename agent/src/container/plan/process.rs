@@ -287,7 +287,7 @@ mod tests {
         let plan = read(|process| {
             process["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 10, "hard": 20}]);
         });
-        let expected = Limit { resource: libc::RLIMIT_NOFILE as u32, soft: 10, hard: 20 };
+        let expected = Limit { resource: 7, soft: 10, hard: 20 };
         assert_eq!(plan.unwrap().limits, [expected]);
     }
 

@@ -66,7 +66,10 @@ mod tests {
     fn own_sysctl_becomes_a_file() {
         let path = |name| file(name, &ALL).unwrap();
         assert_eq!(path("net.core.somaxconn"), PathBuf::from("net/core/somaxconn"));
-        assert_eq!(path("net/ipv4/conf/eth0.1/forwarding"), PathBuf::from("net/ipv4/conf/eth0.1/forwarding"));
+        assert_eq!(
+            path("net/ipv4/conf/eth0.1/forwarding"),
+            PathBuf::from("net/ipv4/conf/eth0.1/forwarding")
+        );
         assert_eq!(path("kernel.shmmax"), PathBuf::from("kernel/shmmax"));
     }
 
