@@ -1,6 +1,5 @@
 //! A driver's side of the queues, for tests: honest where asked, hostile where asked.
 
-use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -11,8 +10,10 @@ use super::{Config, Limits};
 
 pub const MEMORY_BYTES: usize = 4 << 20;
 pub const QUEUE_SIZE: u16 = 16;
-pub const NEXT: u16 = VRING_DESC_F_NEXT as u16;
-pub const WRITE: u16 = VRING_DESC_F_WRITE as u16;
+/// `VIRTQ_DESC_F_NEXT`, virtio 1.2 §2.7.5.
+pub const NEXT: u16 = 1;
+/// `VIRTQ_DESC_F_WRITE`, virtio 1.2 §2.7.5.
+pub const WRITE: u16 = 2;
 /// Where the buffers of a queue begin; one per descriptor.
 const BUFFERS: u64 = 0x10_0000;
 const BUFFER_STRIDE: u64 = 0x1_1000;
@@ -40,7 +41,7 @@ pub struct DriverQueue {
 }
 
 impl DriverQueue {
-    fn new(index: u64) -> Self {
+    pub fn new(index: u64) -> Self {
         Self {
             base: 0x1000 + index * 0x4000,
             buffers: BUFFERS + index * BUFFER_STRIDE * u64::from(QUEUE_SIZE),
@@ -60,6 +61,16 @@ impl DriverQueue {
 
     pub fn used(&self) -> u64 {
         self.base + 0x2000
+    }
+
+    /// The index of the next chain that is made available.
+    pub fn available_index(&self) -> u16 {
+        self.avail_idx
+    }
+
+    /// The descriptor that [`Self::add_buffer`] takes next.
+    pub fn next_descriptor(&self) -> u16 {
+        self.next_descriptor
     }
 
     /// The device's view of the queue.
