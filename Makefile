@@ -25,8 +25,9 @@ CARGO_HOME ?= $(HOME)/.cargo
 
 MUSL := x86_64-unknown-linux-musl
 AGENT := $(CARGO_TARGET_DIR)/$(MUSL)/agent/husk-agent
-# Two builds of the agent are the same wherever the checkout and cargo's home are.
-REMAP := --remap-path-prefix=$(CURDIR)=/husk --remap-path-prefix=$(CARGO_HOME)=/cargo
+# Two builds of the agent are the same wherever the checkout, its output and cargo's home are.
+REMAP := --remap-path-prefix=$(CURDIR)=/husk --remap-path-prefix=$(CARGO_HOME)=/cargo \
+    --remap-path-prefix=$(CARGO_TARGET_DIR)=/target
 CARGO_GUEST := RUSTFLAGS="$(REMAP)" cargo build --locked --profile agent --target $(MUSL)
 
 IMAGE ?= oci:build/images/busybox

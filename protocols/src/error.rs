@@ -1,6 +1,7 @@
 //! The one table from what can go wrong in the agent to ttrpc codes, and back.
 
 use protobuf::Message;
+use serde::{Deserialize, Serialize};
 use ttrpc::{Code, Status};
 
 use crate::agent::ErrorDetail;
@@ -10,7 +11,7 @@ const DETAIL_TYPE: &str = "husk.agent.v1.ErrorDetail";
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $number:literal => $code:ident,)*) => {
         /// What went wrong in the agent, as far as the host acts on it.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
         pub enum ErrorKind { $($(#[$doc])* $kind,)* }
 
         impl ErrorKind {

@@ -150,6 +150,9 @@ mod tests {
         let mut bytes = bytes_of(&Hello::new("0.1.0", 0, 0));
         bytes[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(matches!(Hello::read_from(bytes.as_slice()), Err(HelloError::NotAnAgent)));
-        assert!(matches!(Hello::read_from(&b"HTTP/1.1 200 OK but"[..]), Err(HelloError::NotAnAgent)));
+        assert!(matches!(
+            Hello::read_from(&b"HTTP/1.1 200 OK but"[..]),
+            Err(HelloError::NotAnAgent)
+        ));
     }
 }

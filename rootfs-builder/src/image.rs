@@ -6,12 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use husk_protocols::PROTOCOL_VERSION;
-use object::LittleEndian;
-use object::elf::FileHeader64;
-use object::read::elf::FileHeader;
 
 use crate::agent::{self, AgentError};
 use crate::cpio::{Archive, CpioError};
+use crate::kernel::{self, KernelError};
 use crate::manifest::{FileDigest, Kernel, Manifest};
 
 const MANIFEST_FORMAT: u32 = 1;
@@ -52,10 +50,12 @@ pub enum BuildError {
         source: AgentError,
     },
     /// The kernel cannot be booted directly.
-    #[error("check kernel {}: not an uncompressed ELF kernel (vmlinux)", path.display())]
+    #[error("check kernel {}", path.display())]
     Kernel {
         /// The kernel.
         path: PathBuf,
+        /// What is wrong with it.
+        source: KernelError,
     },
     /// Release or key of the kernel is empty or has more than one line.
     #[error("check {}: not one line of text", path.display())]
@@ -131,10 +131,8 @@ fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
 
 fn read_kernel(path: &Path) -> Result<Vec<u8>, BuildError> {
     let bytes = read(path)?;
-    match FileHeader64::<LittleEndian>::parse(bytes.as_slice()) {
-        Ok(_) => Ok(bytes),
-        Err(_) => Err(BuildError::Kernel { path: path.to_owned() }),
-    }
+    kernel::check(&bytes).map_err(|source| BuildError::Kernel { path: path.to_owned(), source })?;
+    Ok(bytes)
 }
 
 fn read_line(path: &Path) -> Result<String, BuildError> {
@@ -170,6 +168,7 @@ mod tests {
 
     use super::*;
     use crate::agent::tests::program;
+    use crate::kernel::{PVH_ENTRY, tests::kernel};
 
     struct Fixture {
         folder: tempfile::TempDir,
@@ -183,7 +182,7 @@ mod tests {
         let program = program(elf::EM_X86_64, elf::ET_EXEC, elf::PT_LOAD);
         fs::create_dir(&inputs.kernel).unwrap();
         fs::write(&inputs.agent, &program).unwrap();
-        fs::write(inputs.kernel.join("vmlinux"), &program).unwrap();
+        fs::write(inputs.kernel.join("vmlinux"), kernel(PVH_ENTRY)).unwrap();
         fs::write(inputs.kernel.join("release"), "6.1.0-husk\n").unwrap();
         fs::write(inputs.kernel.join("key"), "0123abcd\n").unwrap();
         Fixture { folder, inputs }

@@ -8,9 +8,11 @@
 mod agent;
 mod cpio;
 mod image;
+mod kernel;
 mod manifest;
 
 pub use agent::AgentError;
 pub use cpio::CpioError;
 pub use image::{BuildError, Inputs, build};
+pub use kernel::KernelError;
 pub use manifest::{FileDigest, Kernel, Manifest};

@@ -3,6 +3,8 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::values;
+use crate::hypervisor::Choice;
+use crate::image::progress::Style;
 
 /// OCI containers, each sandbox in a virtual machine of its own.
 #[derive(Debug, Parser)]
@@ -23,18 +25,6 @@ pub enum ErrorFormat {
     Text,
     /// `{code, message, hint}`.
     Json,
-}
-
-/// `--progress`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum ProgressMode {
-    /// Bars on a terminal, lines elsewhere.
-    #[default]
-    Auto,
-    /// Lines.
-    Plain,
-    /// Nothing.
-    None,
 }
 
 #[derive(Debug, Subcommand)]
@@ -112,10 +102,10 @@ pub struct Common {
     pub cidfile: Option<std::path::PathBuf>,
     /// What runs the virtual machine: auto, kvm or qemu
     #[arg(long, env = "HUSK_HYPERVISOR", default_value = "auto")]
-    pub hypervisor: String,
+    pub hypervisor: Choice,
     /// How loading an image is shown
-    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
-    pub progress: ProgressMode,
+    #[arg(long, default_value_t, value_name = "auto|plain|none")]
+    pub progress: Style,
     /// Print help
     #[arg(long, action = clap::ArgAction::Help)]
     pub help: Option<bool>,
@@ -340,8 +330,8 @@ pub struct Load {
     #[arg(short, long)]
     pub quiet: bool,
     /// How loading is shown
-    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
-    pub progress: ProgressMode,
+    #[arg(long, default_value_t, value_name = "auto|plain|none")]
+    pub progress: Style,
     /// oci:PATH[:TAG], oci-archive:PATH, docker-archive:PATH, a path, or - for standard input
     pub source: Option<String>,
 }

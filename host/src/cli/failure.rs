@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::args::ErrorFormat;
 use crate::engine::error::{EXIT_HUSK, Error, chain};
-use crate::image::ImageError;
+use crate::image::{ImageError, SourceError};
 
 /// A command that failed.
 #[derive(Debug)]
@@ -66,6 +66,12 @@ impl From<Error> for Failure {
 
 impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
+        Self::new(chain(&error))
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
         Self::new(chain(&error))
     }
 }

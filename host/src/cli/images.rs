@@ -2,27 +2,20 @@
 
 use serde_json::{Value, json};
 
-use super::args::{self, ProgressMode};
+use super::args;
 use super::failure::Failure;
-use super::table::{ago, human_bytes};
+use super::table::ago;
 use super::{for_each, print_line, print_rows};
 use crate::engine::Engine;
-use crate::image::{Image, ImageError, Progress, Source, progress};
-
-fn progress(mode: ProgressMode) -> Box<dyn Progress> {
-    match mode {
-        ProgressMode::Auto => progress::auto(),
-        ProgressMode::Plain => progress::plain(),
-        ProgressMode::None => progress::none(),
-    }
-}
+use crate::image::progress::{Style, human_bytes, on_stderr};
+use crate::image::{Image, ImageError, Source};
 
 /// An image by its name; one that says where it is (`oci:...`) is loaded first.
-pub fn resolve_or_load(engine: &Engine, word: &str, mode: ProgressMode) -> Result<Image, Failure> {
-    let Some(source) = Source::explicit(word) else {
+pub fn resolve_or_load(engine: &Engine, word: &str, style: Style) -> Result<Image, Failure> {
+    let Some(source) = Source::with_prefix(word)? else {
         return Ok(engine.images().resolve(word)?);
     };
-    let mut loaded = engine.images().load(&source?, &*progress(mode))?;
+    let mut loaded = engine.images().load(&source, &*on_stderr(style))?;
     match (loaded.pop(), loaded.is_empty()) {
         (Some(image), true) => Ok(image),
         _ => Err(Failure::new(format!("{word}: holds more than one image (name one with :TAG)"))),
@@ -38,12 +31,12 @@ pub fn load(flags: &args::Load) -> Result<u8, Failure> {
             return Err(Failure::new("standard input is a terminal (name a file, or use <)"));
         }
         let source = Source::parse(word)?;
-        let quiet = if flags.quiet { ProgressMode::None } else { flags.progress };
-        Ok(Engine::open()?.images().load(&source, &*progress(quiet))?)
+        let quiet = if flags.quiet { Style::None } else { flags.progress };
+        Ok(Engine::open()?.images().load(&source, &*on_stderr(quiet))?)
     };
     for image in load().map_err(|failure| failure.during(&format!("load {word}")))? {
         match image.tags.first() {
-            Some(tag) if !flags.quiet => print_line(&format!("Loaded image: {tag}")),
+            Some(tag) if !flags.quiet => print_line(&format!("Loaded image: {}", familiar(tag))),
             None if !flags.quiet => print_line(&format!("Loaded image ID: {}", image.id)),
             _ => print_line(&image.id.to_string()),
         }
@@ -58,7 +51,7 @@ pub fn images(flags: &args::Images) -> Result<u8, Failure> {
         None => engine.images().list(),
         Some(reference) => match engine.images().resolve(reference) {
             Ok(image) => Ok(vec![image]),
-            Err(ImageError::NoSuchImage { .. }) => Ok(Vec::new()),
+            Err(ImageError::NotFound { .. }) => Ok(Vec::new()),
             Err(error) => Err(error),
         },
     };
@@ -79,6 +72,12 @@ pub fn images(flags: &args::Images) -> Result<u8, Failure> {
 fn id_of(image: &Image, whole: bool) -> String {
     let id = image.id.to_string();
     if whole { id } else { id.trim_start_matches("sha256:").chars().take(12).collect() }
+}
+
+/// A name as people write it: docker's own registry and library are understood.
+fn familiar(tag: &str) -> &str {
+    let tag = tag.strip_prefix("docker.io/").unwrap_or(tag);
+    tag.strip_prefix("library/").unwrap_or(tag)
 }
 
 /// One row a tag, or one for an image without.
@@ -102,11 +101,11 @@ fn rows(image: &Image, whole: bool) -> Vec<Value> {
     if image.tags.is_empty() {
         return vec![row("<none>", "<none>")];
     }
-    let split = |tag: &String| match tag.rsplit_once(':') {
+    let split = |tag: &str| match tag.rsplit_once(':') {
         Some((repository, tag)) => row(repository, tag),
         None => row(tag, "<none>"),
     };
-    image.tags.iter().map(split).collect()
+    image.tags.iter().map(|tag| split(familiar(tag))).collect()
 }
 
 /// `husk rmi`.
@@ -114,15 +113,13 @@ pub fn rmi(flags: &args::Rmi) -> Result<u8, Failure> {
     let engine = Engine::open()?;
     for_each("rmi", &flags.images, |name| {
         let removed = match engine.remove_image(name, flags.force) {
-            Err(crate::engine::error::Error::Image(ImageError::NoSuchImage { .. }))
-                if flags.force =>
-            {
+            Err(crate::engine::error::Error::Image(ImageError::NotFound { .. })) if flags.force => {
                 return Ok(());
             }
             removed => removed?,
         };
         for tag in &removed.untagged {
-            print_line(&format!("Untagged: {tag}"));
+            print_line(&format!("Untagged: {}", familiar(tag)));
         }
         if let Some(id) = &removed.deleted {
             print_line(&format!("Deleted: {id}"));

@@ -69,7 +69,7 @@ fn wishes(
         },
         filesystem: Filesystem { read_only: common.read_only, tmpfs: values::tmpfs(&common.tmpfs) },
         auto_remove: common.rm,
-        hypervisor: common.hypervisor.clone(),
+        hypervisor: common.hypervisor.to_string(),
     })
 }
 

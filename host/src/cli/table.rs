@@ -43,26 +43,6 @@ pub fn ago(seconds: i64) -> String {
     }
 }
 
-/// A size in docker's units: powers of 1000, up to three digits that count.
-#[must_use]
-pub fn human_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 999.5 && unit < UNITS.len() - 1 {
-        value /= 1000.0;
-        unit += 1;
-    }
-    let digits = if unit == 0 || value >= 99.95 {
-        0
-    } else if value >= 9.995 {
-        1
-    } else {
-        2
-    };
-    format!("{value:.digits$}{}", UNITS[unit])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,12 +54,9 @@ mod tests {
     }
 
     #[test]
-    fn times_and_sizes_read_as_dockers() {
+    fn times_read_as_dockers() {
         assert_eq!(ago(59), "59 seconds");
         assert_eq!(ago(61), "About a minute");
         assert_eq!(ago(7300), "2 hours");
-        assert_eq!(human_bytes(999), "999B");
-        assert_eq!(human_bytes(1_234_567), "1.23MB");
-        assert_eq!(human_bytes(123_456_789), "123MB");
     }
 }

@@ -11,7 +11,7 @@ use super::names::{random_id, random_name};
 use super::record::{Config, Filesystem, ImageUse, Process, Resources};
 use super::store::{Container, short};
 use crate::image::Image;
-use crate::storage::WritableLayer;
+use crate::storage;
 
 /// What the user wishes for. Empty and `None` leave it to the image or to husk.
 #[derive(Debug, Clone, Default)]
@@ -69,10 +69,12 @@ impl Engine {
     /// left behind.
     pub fn create(&self, image: &Image, wishes: Wishes) -> Result<Container, Error> {
         let config = config(image, wishes)?;
-        let layer = WritableLayer::open(&self.dirs.cache())?;
-        self.containers.create(&config, |dir| {
-            Ok(layer.create(&dir.disk(), WritableLayer::DEFAULT_SIZE_BYTES)?)
-        })
+        // Nobody takes the image away before the record says that it is needed.
+        let _pin = self.images.pin()?;
+        self.images.resolve(&config.image.id)?;
+        let layers = storage::Template::open(&self.dirs.cache())?;
+        self.containers
+            .create(&config, |dir| Ok(layers.create(&dir.disk(), storage::DEFAULT_SIZE_BYTES)?))
     }
 }
 

@@ -19,10 +19,8 @@ pub mod record;
 pub mod spec;
 pub mod store;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use husk_protocols::id::ContainerId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -31,17 +29,12 @@ use self::control::{Attach, Exec, Request};
 use self::dirs::Dirs;
 use self::error::Error;
 use self::record::Phase;
-use self::store::{Container, Store, short};
+use self::store::{Container, Store};
 use crate::image::{ImageId, ImageStore, Removed};
 
 /// How long `rm -f` waits for a monitor to take its container down before it takes the monitor
 /// down.
 const REMOVE_GRACE: Duration = Duration::from_secs(20);
-
-/// Where the monitor of a container listens. Short: a Unix socket's path has 108 bytes.
-fn socket_path(dirs: &Dirs, id: &ContainerId) -> PathBuf {
-    dirs.runtime.join(format!("{}.sock", short(id)))
-}
 
 /// One installation of husk.
 #[derive(Debug)]
@@ -58,7 +51,7 @@ impl Engine {
     /// [`Error::NoHome`], [`Error::File`], the image store's.
     pub fn open() -> Result<Self, Error> {
         let dirs = Dirs::from_env()?;
-        let containers = Store::open(dirs.containers())?;
+        let containers = Store::open(&dirs)?;
         let images = ImageStore::open(&dirs.images())?;
         Ok(Self { dirs, containers, images })
     }
@@ -118,7 +111,7 @@ impl Engine {
     }
 
     fn connect(&self, container: &Container) -> Result<Session, Error> {
-        Session::connect(container, &socket_path(&self.dirs, &container.config.id))
+        Session::connect(container, &self.containers.socket(&container.config.id))
     }
 
     /// Joins a running container's streams. The session's next event is that it has.

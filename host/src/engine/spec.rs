@@ -81,7 +81,7 @@ pub fn container_spec(config: &Config, window: Option<(u16, u16)>) -> Value {
     })
 }
 
-/// `process` of the runtime-spec. Ids are 0: the agent looks the user up in the container.
+/// `process` of the runtime-spec. A user is named, and looked up in the container by the agent.
 /// `window` is rows and columns of the terminal, where one is known.
 #[must_use]
 pub fn process_spec(process: &Process, window: Option<(u16, u16)>) -> Value {
@@ -97,6 +97,9 @@ pub fn process_spec(process: &Process, window: Option<(u16, u16)>) -> Value {
             "permitted": DEFAULT_CAPABILITIES,
         },
     });
+    if !process.user.is_empty() {
+        spec["user"]["username"] = json!(process.user);
+    }
     if let (true, Some((rows, columns))) = (process.terminal, window) {
         spec["consoleSize"] = json!({ "height": rows, "width": columns });
     }

@@ -21,6 +21,7 @@ use husk_protocols::id::ContainerId;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
+use super::dirs::Dirs;
 use super::error::Error;
 use super::record::{Config, Phase, Status};
 use crate::sys::lock::{Lock, is_held};
@@ -117,16 +118,30 @@ pub fn short(id: &ContainerId) -> &str {
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    sockets: PathBuf,
 }
 
 impl Store {
-    /// Opens the store and clears what killed creations left.
+    /// Opens the store of an installation, which is created where it is missing.
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn open(root: PathBuf) -> Result<Self, Error> {
+    pub fn open(dirs: &Dirs) -> Result<Self, Error> {
+        let root = dirs.containers();
         fs::create_dir_all(&root).map_err(Error::file("create", &root))?;
-        Ok(Self { root })
+        Ok(Self { root, sockets: dirs.runtime.clone() })
+    }
+
+    /// Where the monitor of a container listens. Short: a Unix socket's path has 108 bytes.
+    #[must_use]
+    pub fn socket(&self, id: &ContainerId) -> PathBuf {
+        self.sockets.join(format!("{}.sock", short(id)))
+    }
+
+    /// A monitor that was killed could not take its socket away.
+    fn remove_socket(&self, id: &ContainerId) {
+        // One that is not there is the rule.
+        let _ = fs::remove_file(self.socket(id));
     }
 
     /// The folder of a container that exists.
@@ -287,6 +302,7 @@ impl Store {
         if !container.status.is_live() {
             return Ok(Some(container));
         }
+        self.remove_socket(&container.config.id);
         if container.config.auto_remove {
             self.remove_dir(&container.config.id)?;
             return Ok(None);
@@ -306,6 +322,7 @@ impl Store {
     /// # Errors
     /// [`Error::File`].
     pub fn remove_dir(&self, id: &ContainerId) -> Result<(), Error> {
+        self.remove_socket(id);
         let dir = self.dir(id).0;
         let doomed = self.root.join(format!("{NEW_PREFIX}gone-{id}"));
         {

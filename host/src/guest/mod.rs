@@ -121,8 +121,6 @@ pub struct NewContainer {
     pub id: ContainerId,
     /// `config.json`.
     pub spec: Vec<u8>,
-    /// As `-u` takes it.
-    pub user: String,
     /// Serial of the disk with the image.
     pub image_serial: String,
     /// Serial of the disk with the writable layer.
@@ -224,7 +222,6 @@ impl Agent {
             spec: new.spec,
             rootfs: MessageField::some(rootfs),
             streams: new.streams.to_wire(),
-            user: new.user,
             ..Default::default()
         };
         self.containers.create(call(), &request).await?;
@@ -261,7 +258,6 @@ impl Agent {
         container: &ContainerId,
         exec: &ExecId,
         process: Vec<u8>,
-        user: &str,
         streams: Streams,
     ) -> Result<(), AgentError> {
         let request = wire::ExecRequest {
@@ -269,7 +265,6 @@ impl Agent {
             exec_id: exec.to_string(),
             process,
             streams: streams.to_wire(),
-            user: user.to_owned(),
             ..Default::default()
         };
         self.processes.exec(call(), &request).await?;

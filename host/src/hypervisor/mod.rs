@@ -1,1 +1,288 @@
 //! Virtual machines behind one trait. Knows no OCI, no images: disks are files, the rest numbers.
+//!
+//! ```text
+//! choose --> Hypervisor --start(VmConfig)--> Vm --the guest powers off, kill, drop--> gone
+//! ```
+//!
+//! A VM that does not come up, or that ends early, is told about by [`Vm::diagnose`].
+
+use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::str::FromStr;
+
+use husk_vmm::probe;
+use husk_vmm::vsock::VsockHandle;
+
+use crate::sys::tsc;
+
+pub mod console;
+pub mod diagnosis;
+pub mod qemu;
+
+pub use diagnosis::{BootPhase, Diagnosis};
+
+/// The most bytes of a disk's serial. virtio 1.2 §5.2.6.
+pub const MAX_SERIAL_LEN: usize = 20;
+
+/// What a VM is made of. Parsed before: paths exist or starting is an error.
+#[derive(Debug, Clone)]
+pub struct VmConfig {
+    /// An uncompressed ELF kernel with a PVH entry.
+    pub kernel: PathBuf,
+    /// A cpio archive whose `/init` runs.
+    pub initramfs: PathBuf,
+    /// Words for the kernel's command line, behind those of the hypervisor.
+    pub kernel_args: Vec<String>,
+    /// Processors, at least 1.
+    pub vcpus: u32,
+    /// Memory of the whole VM.
+    pub memory_mib: u32,
+    /// Disks, found in the guest by their serials.
+    pub disks: Vec<Disk>,
+    /// The guest's vsock address.
+    pub guest_cid: u32,
+    /// The host's vsock address.
+    pub host_cid: u32,
+    /// Where the console's output goes, bounded: the newest part here, the part before it beside
+    /// it under the same name and `.1`.
+    pub console_log: PathBuf,
+}
+
+/// A raw disk image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// By what the guest finds it: 1 to [`MAX_SERIAL_LEN`] letters, digits, `-`, `_` or `.`.
+    pub serial: String,
+    /// The image; opened before the VM starts.
+    pub path: PathBuf,
+    /// Writes are refused by the device.
+    pub read_only: bool,
+}
+
+/// What starts VMs.
+pub trait Hypervisor: Send + Sync {
+    /// Its name on the command line.
+    fn name(&self) -> &'static str;
+
+    /// Starts a VM. Blocks for milliseconds, not until the guest is up. The VM is killed when the
+    /// calling *thread* ends: call from one that lives as long as the VM should.
+    ///
+    /// # Errors
+    /// [`VmError`]: nothing was started, or what was is gone again.
+    fn start(&self, config: &VmConfig) -> Result<Box<dyn Vm>, VmError>;
+}
+
+/// A VM that was started. Killed when dropped.
+pub trait Vm: Send {
+    /// The guest's byte streams.
+    fn vsock(&self) -> &VsockHandle;
+
+    /// The VMM's process.
+    fn pid(&self) -> u32;
+
+    /// Readable when the VMM's process ended.
+    fn exit_fd(&self) -> BorrowedFd<'_>;
+
+    /// How the VMM's process ended, if it did. Does not block.
+    ///
+    /// # Errors
+    /// Those of waitid(2).
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>>;
+
+    /// Kills the VMM's process if it still runs, and waits for its end, which is near.
+    ///
+    /// # Errors
+    /// Those of kill(2) and waitid(2).
+    fn kill(&mut self) -> io::Result<ExitStatus>;
+
+    /// How far the VM came and what it said last. Does not block.
+    fn diagnose(&mut self) -> Diagnosis;
+}
+
+/// Why a VM was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// A file of the VM cannot be used.
+    #[error("start VM: open {what} {}", path.display())]
+    Open {
+        /// Which of its files.
+        what: &'static str,
+        /// Where it should be.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A serial that a guest cannot find.
+    #[error("start VM: disk serial {serial:?} is not 1 to {MAX_SERIAL_LEN} letters, digits, -_.")]
+    Serial {
+        /// As configured.
+        serial: String,
+    },
+    /// No processor or no memory.
+    #[error("start VM: {vcpus} CPUs and {memory_mib} MiB of memory are too few")]
+    Size {
+        /// As configured.
+        vcpus: u32,
+        /// As configured.
+        memory_mib: u32,
+    },
+    /// The vsock device.
+    #[error("start VM: serve its vsock device")]
+    Vsock(#[source] io::Error),
+    /// The VMM's process.
+    #[error("start VM: run {}", program.display())]
+    Run {
+        /// The VMM.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What the user asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The best that works here.
+    #[default]
+    Auto,
+    /// The built-in VMM.
+    Kvm,
+    /// QEMU.
+    Qemu,
+}
+
+/// A word that names no hypervisor.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown hypervisor {0:?} (auto, kvm or qemu)")]
+pub struct UnknownHypervisor(String);
+
+impl FromStr for Choice {
+    type Err = UnknownHypervisor;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "auto" => Ok(Self::Auto),
+            "kvm" => Ok(Self::Kvm),
+            "qemu" => Ok(Self::Qemu),
+            _ => Err(UnknownHypervisor(word.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Kvm => "kvm",
+            Self::Qemu => "qemu",
+        })
+    }
+}
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    /// The hardware, through KVM.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        })
+    }
+}
+
+/// What was chosen, and why; for `husk inspect`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Name of the hypervisor.
+    pub hypervisor: &'static str,
+    /// What executes the guest.
+    pub accelerator: Accelerator,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// Why there is no hypervisor.
+#[derive(Debug, thiserror::Error)]
+pub enum ChooseError {
+    /// Of a later release.
+    #[error(
+        "choose hypervisor kvm: this release has no built-in VMM (use --hypervisor qemu, which \
+         uses KVM where it works)"
+    )]
+    NoBuiltIn,
+    /// QEMU is not there.
+    #[error("choose hypervisor qemu: no {program} in PATH (apt-get install qemu-system-x86)")]
+    NoQemu {
+        /// The program that was looked for.
+        program: &'static str,
+    },
+}
+
+/// Finds out what runs VMs here, by trying. Blocks for milliseconds.
+///
+/// # Errors
+/// [`ChooseError`]: what was asked for is not there.
+pub fn choose(choice: Choice) -> Result<(Box<dyn Hypervisor>, Verdict), ChooseError> {
+    if choice == Choice::Kvm {
+        return Err(ChooseError::NoBuiltIn);
+    }
+    let program = qemu::find_program()?;
+    let (kvm, tsc_khz) = std::thread::scope(|scope| {
+        let tsc = scope.spawn(tsc::measure_khz);
+        (probe::probe(), tsc.join().unwrap_or_default())
+    });
+    let (accelerator, reason) = accelerate(&kvm);
+    let hypervisor = qemu::Qemu::new(program, accelerator, tsc_khz);
+    let verdict = Verdict { hypervisor: hypervisor.name(), accelerator, reason };
+    Ok((Box::new(hypervisor), verdict))
+}
+
+fn accelerate(kvm: &probe::Verdict) -> (Accelerator, String) {
+    let accelerator = match kvm {
+        probe::Verdict::Usable => Accelerator::Kvm,
+        probe::Verdict::Emulated { .. } | probe::Verdict::Unavailable { .. } => Accelerator::Tcg,
+    };
+    (accelerator, kvm.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_vmm_is_refused_with_a_hint() {
+        let Err(error) = choose(Choice::Kvm) else { panic!("there is no built-in VMM") };
+        assert!(error.to_string().contains("--hypervisor qemu"), "{error}");
+    }
+
+    #[test]
+    fn kvm_is_used_only_where_it_runs_ring_0() {
+        assert_eq!(accelerate(&probe::Verdict::Usable).0, Accelerator::Kvm);
+        let reason = "CMPXCHG16B in ring 0: KVM_EXIT_INTERNAL_ERROR".to_owned();
+        let (accelerator, why) = accelerate(&probe::Verdict::Emulated { reason: reason.clone() });
+        assert_eq!(accelerator, Accelerator::Tcg);
+        assert!(why.contains(&reason), "{why}");
+        let unavailable = probe::Verdict::Unavailable { reason: "open /dev/kvm".into() };
+        assert_eq!(accelerate(&unavailable).0, Accelerator::Tcg);
+    }
+
+    #[test]
+    fn words_for_hypervisors_are_read_and_written() {
+        for word in ["auto", "kvm", "qemu"] {
+            assert_eq!(word.parse::<Choice>().unwrap().to_string(), word);
+        }
+        assert!("xen".parse::<Choice>().unwrap_err().to_string().contains("xen"));
+    }
+}

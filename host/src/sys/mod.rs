@@ -2,4 +2,6 @@
 
 pub mod fd;
 pub mod lock;
+pub mod process;
+pub mod tsc;
 pub mod tty;

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use husk_protocols::handshake::Hello;
-use husk_protocols::port::ANNOUNCE_PORT;
+use husk_protocols::port::{ANNOUNCE_PORT, GUEST_CID, HOST_CID};
 
 use super::error::SandboxError;
 use crate::engine::dirs::GuestImage;
@@ -24,6 +24,9 @@ pub const DISK_SERIAL: &str = "disk";
 const BOOT_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the hello itself may take, once the connection is there.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a VM that went silent may take to end, so that its exit status is known.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Memory of a VM whose container has no limit, MiB.
 const DEFAULT_MEMORY_MIB: u64 = 1024;
@@ -71,6 +74,8 @@ fn vm_config(container: &Container, guest: GuestImage) -> VmConfig {
             disk(IMAGE_SERIAL, container.config.image.disk.clone(), true),
             disk(DISK_SERIAL, container.dir.disk(), false),
         ],
+        guest_cid: GUEST_CID,
+        host_cid: HOST_CID,
         console_log: container.dir.console_log(),
     }
 }
@@ -82,40 +87,45 @@ pub async fn boot(
     chosen: &mut (dyn FnMut(HypervisorChoice, i32) + Send),
 ) -> Result<Booted, SandboxError> {
     let guest = GuestImage::find()?;
-    let chosen_one = hypervisor::choose(container.config.hypervisor.parse()?)?;
-    let choice = HypervisorChoice {
-        name: chosen_one.hypervisor.name().to_owned(),
-        accelerator: chosen_one.accelerator.to_string(),
-        reason: chosen_one.reason,
-    };
-    let vm = chosen_one.hypervisor.start(&vm_config(container, guest))?;
+    let (hypervisor, verdict) = hypervisor::choose(container.config.hypervisor.parse()?)?;
+    let mut vm = hypervisor.start(&vm_config(container, guest))?;
     let started = Instant::now();
-    chosen(choice, vm.pid().as_raw());
-    let (socket, hello) = tokio::select! {
-        announced = announced(&*vm) => announced?,
-        () = ended(&*vm) => return Err(SandboxError::Died(Box::new(vm.diagnose()))),
+    let choice = HypervisorChoice {
+        name: verdict.hypervisor.to_owned(),
+        accelerator: verdict.accelerator.to_string(),
+        reason: verdict.reason,
+    };
+    chosen(choice, i32::try_from(vm.pid()).unwrap_or_default());
+    let answer = tokio::select! {
+        answer = announced(&*vm) => answer?,
+        () = ended(&*vm) => None,
+    };
+    let Some((socket, hello)) = answer else {
+        let _ = tokio::time::timeout(LAST_WORDS, ended(&*vm)).await;
+        return Err(SandboxError::Died(Box::new(vm.diagnose())));
     };
     let announced = Instant::now();
     let agent = Agent::new(socket).map_err(SandboxError::io("talk to the agent"))?;
     Ok(Booted { vm, agent, hello, started, announced })
 }
 
-async fn announced(vm: &dyn Vm) -> Result<(UnixStream, Hello), SandboxError> {
+/// The agent's connection and hello; `None` when it never came.
+async fn announced(vm: &dyn Vm) -> Result<Option<(UnixStream, Hello)>, SandboxError> {
     let listener =
         vm.vsock().listen(ANNOUNCE_PORT, 1).map_err(SandboxError::io("await the agent"))?;
     let wait = move || -> Result<_, ConnectError> {
-        let Some(socket) = listener.accept(BOOT_DEADLINE)? else { return Ok(None) };
+        // An error here is the device going away with its VM, which then has more to say.
+        let Ok(Some(socket)) = listener.accept(BOOT_DEADLINE) else { return Ok(None) };
         let hello = greet(&socket, HELLO_DEADLINE)?;
         Ok(Some((socket, hello)))
     };
-    let answer = tokio::task::spawn_blocking(wait).await.expect("waiting does not panic")?;
-    answer.ok_or_else(|| SandboxError::Died(Box::new(vm.diagnose())))
+    Ok(tokio::task::spawn_blocking(wait).await.expect("waiting does not panic")?)
 }
 
 /// Returns when the VM's process has ended.
 pub async fn ended(vm: &dyn Vm) {
     let wait = async || -> std::io::Result<()> {
-        let pidfd = fd::watch(vm.pidfd().try_clone_to_owned()?)?;
+        let pidfd = fd::watch(vm.exit_fd().try_clone_to_owned()?)?;
         // Once readable, a pidfd stays so.
         pidfd.readable().await?.retain_ready();
         Ok(())

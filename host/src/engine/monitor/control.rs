@@ -277,7 +277,9 @@ impl Prepared {
         if let (Some(client), Some(stdin)) = (self.stdin.take(), sandbox.hub.stdin.clone()) {
             let (read, write) = client.into_split();
             write.forget();
-            tokio::spawn(stdin.feed(read, sandbox.config.process.stdin_once));
+            // A terminal has no end of input: whoever detached from it may come back.
+            let process = &sandbox.config.process;
+            tokio::spawn(stdin.feed(read, process.stdin_once && !process.terminal));
         }
     }
 }

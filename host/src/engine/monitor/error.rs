@@ -6,7 +6,7 @@ use husk_protocols::error::ErrorKind;
 
 use crate::engine::error::{EXIT_HUSK, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Error};
 use crate::guest::{AgentError, ConnectError};
-use crate::hypervisor::{Diagnosis, VmError};
+use crate::hypervisor::{ChooseError, Diagnosis, UnknownHypervisor, VmError};
 
 /// Why a sandbox did not come up or did not stay up.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,12 @@ pub enum SandboxError {
     /// The VM process.
     #[error(transparent)]
     Vm(#[from] VmError),
+    /// There is nothing to run VMs with.
+    #[error(transparent)]
+    Choose(#[from] ChooseError),
+    /// `--hypervisor` of a record that somebody edited.
+    #[error(transparent)]
+    Word(#[from] UnknownHypervisor),
     /// The VM ran, and then did not.
     #[error("{0}")]
     Died(Box<Diagnosis>),

@@ -17,6 +17,7 @@ use super::control::{Connection, Ending, Socket, View, prepare, serve_attached, 
 use super::error::SandboxError;
 use super::sandbox::{Sandbox, open_streams};
 use super::stdio::Hub;
+use crate::engine::control;
 use crate::engine::control::{Event, Request, Timings};
 use crate::engine::dirs::Dirs;
 use crate::engine::error::{Error, chain};
@@ -24,7 +25,6 @@ use crate::engine::output_log;
 use crate::engine::record::{Phase, Status};
 use crate::engine::spec;
 use crate::engine::store::{Container, Store};
-use crate::engine::{control, socket_path};
 use crate::guest::{Exit, NewContainer};
 use crate::hypervisor::Vm;
 use crate::sys::lock::Lock;
@@ -37,9 +37,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Lives a container's run from its first client to its end.
 pub async fn live(id: &ContainerId, dirs: &Dirs, client: UnixStream) -> Result<(), Error> {
-    let store = Store::open(dirs.containers())?;
+    let store = Store::open(dirs)?;
     let mut client = Connection::new(client).map_err(Error::file("talk to", "the client"))?;
-    match Monitor::lock(id, dirs, &store) {
+    match Monitor::lock(id, &store) {
         Ok(monitor) => monitor.run(client).await,
         Err(error) => {
             // Take the request first: the client is still writing it.
@@ -78,7 +78,7 @@ fn monotonic_ns() -> u64 {
 
 impl Monitor {
     /// From here on the container is this process's.
-    fn lock(id: &ContainerId, dirs: &Dirs, store: &Store) -> Result<Self, Error> {
+    fn lock(id: &ContainerId, store: &Store) -> Result<Self, Error> {
         let missing = || Error::NoSuchContainer(id.to_string());
         let container = store.get(id)?.ok_or_else(missing)?;
         let path = container.dir.lock();
@@ -98,7 +98,7 @@ impl Monitor {
             writeln!(lock.file(), "{pid}")
         };
         note().map_err(Error::file("write", container.dir.lock()))?;
-        let socket = socket_path(dirs, id);
+        let socket = store.socket(id);
         let socket = Socket::bind(&socket).map_err(Error::file("bind", socket))?;
         let mut status = container.status.clone();
         status.phase = Phase::Starting;
@@ -215,24 +215,25 @@ impl Monitor {
             loop {
                 tokio::select! {
                     exit = &mut waiting => match exit {
-                        Ok(exit) => break Ok(exit),
+                        Ok(exit) => break Some(exit),
                         // The connection broke: the VM is going down, and knows more.
                         Err(error) => {
                             let _ = tokio::time::timeout(FAREWELL, &mut died).await;
                             tracing::debug!(%error, "wait for the container");
-                            break Err(died_of(&*running.vm));
+                            break None;
                         }
                     },
-                    () = &mut died => break Err(died_of(&*running.vm)),
-                    _ = abort.wait_for(|&abort| abort) => break Ok(killed()),
-                    _ = terminate.recv() => break Ok(killed()),
+                    () = &mut died => break None,
+                    _ = abort.wait_for(|&abort| abort) => break Some(killed()),
+                    _ = terminate.recv() => break Some(killed()),
                     Ok((socket, _)) = self.socket.listener.accept() => accept(socket, view, sessions),
                     Some(_) = sessions.join_next() => {}
                 }
             }
         };
+        let outcome = outcome.ok_or_else(|| died_of(&mut *running.vm));
         if outcome.is_err() || *view.abort.borrow() {
-            running.vm.kill();
+            kill(&mut running);
         }
         let _ = tokio::time::timeout(LAST_OUTPUT, running.hub.drained()).await;
         self.timings.run_us = micros(began.elapsed());
@@ -249,7 +250,7 @@ impl Monitor {
         if outcome.is_ok() && !self.container.config.auto_remove {
             power_off(&running, &self.container.config.id).await;
         }
-        running.vm.kill();
+        kill(&mut running);
         drop(running);
         match outcome {
             Err(error) => self.record_failure(&error),
@@ -285,7 +286,13 @@ impl Monitor {
     }
 }
 
-fn died_of(vm: &dyn Vm) -> SandboxError {
+fn kill(running: &mut Running) {
+    if let Err(error) = running.vm.kill() {
+        tracing::error!(%error, "kill the VM");
+    }
+}
+
+fn died_of(vm: &mut dyn Vm) -> SandboxError {
     SandboxError::Died(Box::new(vm.diagnose()))
 }
 
@@ -337,7 +344,6 @@ async fn create(
     let new = NewContainer {
         id: config.id.clone(),
         spec: spec::container_spec(config, window).to_string().into_bytes(),
-        user: config.process.user.clone(),
         image_serial: IMAGE_SERIAL.to_owned(),
         disk_serial: DISK_SERIAL.to_owned(),
         streams: tokens,

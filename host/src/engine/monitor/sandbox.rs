@@ -98,7 +98,7 @@ impl Sandbox {
         let (tokens, streams) = open_streams(&self.vsock, process, stdin)?;
         let spec = spec::process_spec(process, window).to_string().into_bytes();
         self.agent
-            .exec(&self.config.id, &exec, spec, &process.user, tokens)
+            .exec(&self.config.id, &exec, spec, tokens)
             .await
             .map_err(SandboxError::agent("start the process"))?;
         Ok((ProcessId { container: self.config.id.clone(), exec: Some(exec) }, streams))

@@ -100,6 +100,11 @@ fn map_region(region: &VhostUserMemoryRegion, file: File) -> Result<GuestRegionM
         return Err(MemoryError::NotSealed { guest_addr });
     }
     let map_error = |source| MemoryError::Map { guest_addr, source };
+    // Beyond the end of the file each access would be a SIGBUS.
+    let file_len = file.metadata().map_err(map_error)?.len();
+    if region.mmap_offset.checked_add(region.memory_size).is_none_or(|end| end > file_len) {
+        return Err(map_error(io::ErrorKind::UnexpectedEof.into()));
+    }
     let mapping = region.mmap_region(file).map_err(|error| map_error(io::Error::other(error)))?;
     GuestRegionMmap::new(mapping, GuestAddress(guest_addr))
         .ok_or_else(|| map_error(io::ErrorKind::InvalidInput.into()))

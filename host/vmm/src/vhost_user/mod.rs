@@ -11,4 +11,4 @@ pub mod memory;
 pub mod server;
 pub mod vring;
 
-pub use server::{Server, ServerError, serve};
+pub use server::{Progress, Server, ServerError, serve};

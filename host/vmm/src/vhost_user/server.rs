@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -48,10 +49,41 @@ pub enum ServerError {
     Panicked,
 }
 
+/// How far the guest came, as seen from its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Progress {
+    /// The front end said nothing.
+    Nothing,
+    /// The front end knows the device: its machine is built.
+    FrontEnd,
+    /// The guest's driver started the queues: its kernel runs.
+    Driver,
+    /// The guest sent a packet: its user space runs.
+    Packet,
+}
+
+/// [`Progress`], written by one thread and read by others.
+#[derive(Debug, Default)]
+struct SharedProgress(AtomicU8);
+
+impl SharedProgress {
+    fn advance(&self, to: Progress) {
+        self.0.fetch_max(to as u8, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Progress {
+        [Progress::Nothing, Progress::FrontEnd, Progress::Driver]
+            .into_iter()
+            .find(|progress| *progress as u8 == self.0.load(Ordering::Relaxed))
+            .unwrap_or(Progress::Packet)
+    }
+}
+
 /// A device being served.
 #[derive(Debug)]
 pub struct Server {
     handle: VsockHandle,
+    progress: Arc<SharedProgress>,
     thread: JoinHandle<Result<(), ServerError>>,
 }
 
@@ -60,6 +92,12 @@ impl Server {
     #[must_use]
     pub fn handle(&self) -> &VsockHandle {
         &self.handle
+    }
+
+    /// How far the guest came.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.progress.get()
     }
 
     /// Waits until the front end has closed its socket. Blocks.
@@ -82,7 +120,9 @@ pub fn serve(config: Config, socket: UnixStream) -> io::Result<Server> {
     epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_FRONT_END))?;
     epoll.add(&mailbox, EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_MAILBOX))?;
     let backend = Arc::new(Mutex::new(Backend::new(config.guest_cid)));
+    let progress = Arc::new(SharedProgress::default());
     let mut worker = Worker {
+        progress: progress.clone(),
         epoll,
         mailbox,
         front_end: BackendReqHandler::from_stream(socket, backend.clone()),
@@ -92,7 +132,7 @@ pub fn serve(config: Config, socket: UnixStream) -> io::Result<Server> {
         streams: Streams::default(),
     };
     let thread = std::thread::Builder::new().name("vsock".into()).spawn(move || worker.run())?;
-    Ok(Server { handle, thread })
+    Ok(Server { handle, progress, thread })
 }
 
 struct Worker {
@@ -106,6 +146,7 @@ struct Worker {
     kicks: [Option<File>; QUEUES],
     muxer: Muxer,
     streams: Streams,
+    progress: Arc<SharedProgress>,
 }
 
 impl Worker {
@@ -155,7 +196,7 @@ impl Worker {
 
     fn on_front_end(&mut self) -> Result<bool, ServerError> {
         match self.front_end.handle_request() {
-            Ok(()) => {}
+            Ok(()) => self.progress.advance(Progress::FrontEnd),
             Err(VhostError::Disconnected | VhostError::SocketBroken(_)) => return Ok(false),
             // What is left of a message when the front end dies in its midst.
             Err(VhostError::PartialMessage) => return Ok(false),
@@ -216,6 +257,8 @@ impl Worker {
         };
         match outcome {
             Ok(outcome) => {
+                let packet = index == TX_QUEUE && outcome.progress;
+                self.progress.advance(if packet { Progress::Packet } else { Progress::Driver });
                 if outcome.notify {
                     vring.notify();
                 }
@@ -255,3 +298,6 @@ fn watch_kicks(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! Masked and read-only paths: config-linux.md. What is not there needs no hiding.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open},
+    sys::stat::{Mode, SFlag, fstat},
+};
+
+use super::StageError;
+use crate::{
+    mount::{self, MountError, MountOptions, Root, step},
+    sys::mount::{Depth, attach, clone_tree},
+};
+
+fn find(root: &Root<'_>, path: &Path) -> Result<Option<OwnedFd>, StageError> {
+    match root.find(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        Err(errno) => Err(StageError::path("hide", path)(errno)),
+    }
+}
+
+/// Makes files and folders unwritable, with all mounts below them.
+///
+/// # Errors
+/// [`StageError`].
+pub fn make_read_only(root: &Root<'_>, paths: &[PathBuf]) -> Result<(), StageError> {
+    for path in paths {
+        let Some(place) = find(root, path)? else { continue };
+        let cover = clone_tree(place.as_fd(), Depth::Tree).map_err(step("bind"));
+        cover
+            .and_then(|cover| {
+                mount::make_read_only(&cover, Depth::Tree)?;
+                attach(cover.as_fd(), place.as_fd()).map_err(step("attach"))
+            })
+            .map_err(StageError::mount(path.clone()))?;
+    }
+    Ok(())
+}
+
+/// Makes files read as empty, and folders look empty.
+///
+/// # Errors
+/// [`StageError`].
+pub fn mask(root: &Root<'_>, paths: &[PathBuf]) -> Result<(), StageError> {
+    let mut covers = Covers::default();
+    for path in paths {
+        let Some(place) = find(root, path)? else { continue };
+        covers.hide(&place).map_err(StageError::mount(path.clone()))?;
+    }
+    Ok(())
+}
+
+/// What lies over masked paths; made at the first use, and shared.
+#[derive(Default)]
+struct Covers {
+    /// The guest's own /dev/null: the container's could be anything.
+    null: Option<OwnedFd>,
+    /// The first place that an empty folder was put over. It is cloned from there, since a mount
+    /// can be cloned only once it is attached.
+    folder: Option<OwnedFd>,
+}
+
+impl Covers {
+    fn hide(&mut self, place: &OwnedFd) -> Result<(), MountError> {
+        let mode = fstat(place).map_err(step("stat"))?.st_mode;
+        if SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFDIR {
+            self.hide_folder(place)
+        } else {
+            self.hide_file(place)
+        }
+    }
+
+    fn hide_file(&mut self, place: &OwnedFd) -> Result<(), MountError> {
+        let null = match self.null.take() {
+            Some(null) => null,
+            None => open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+                .map_err(step("open the guest's /dev/null"))?,
+        };
+        let cover = clone_tree(null.as_fd(), Depth::One).map_err(step("bind /dev/null"))?;
+        self.null = Some(null);
+        attach(cover.as_fd(), place.as_fd()).map_err(step("attach"))
+    }
+
+    fn hide_folder(&mut self, place: &OwnedFd) -> Result<(), MountError> {
+        let cover = match &self.folder {
+            Some(first) => clone_tree(first.as_fd(), Depth::One).map_err(step("bind"))?,
+            None => {
+                let options = ["ro", "nosuid", "nodev", "noexec", "mode=755", "nr_inodes=1"];
+                let options = MountOptions::parse(options).unwrap_or_default();
+                mount::make("tmpfs", None, &options)?
+            }
+        };
+        attach(cover.as_fd(), place.as_fd()).map_err(step("attach"))?;
+        self.folder.get_or_insert(cover);
+        Ok(())
+    }
+}

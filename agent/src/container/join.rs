@@ -1,0 +1,34 @@
+//! A further process of a running container: born in its pid namespace and cgroup, it enters the rest.
+
+use std::{convert::Infallible, os::fd::OwnedFd};
+
+use nix::sched::setns;
+
+use super::{
+    StageError,
+    link::Link,
+    plan::{Namespaces, ProcessPlan},
+    process::{self, Gate},
+    terminal::Terminal,
+};
+
+/// Enters, reports, and becomes the user's process.
+///
+/// # Errors
+/// [`StageError`]; on success there is no return.
+pub fn run(
+    link: &Link,
+    namespaces: Namespaces,
+    plan: &ProcessPlan,
+    first_process: OwnedFd,
+) -> Result<Infallible, StageError> {
+    // While the guest's own /proc is in reach.
+    process::set_oom_score(plan)?;
+    setns(&first_process, namespaces.flags()).map_err(StageError::step("enter namespaces"))?;
+    drop(first_process);
+    let terminal = match plan.terminal {
+        Some(_) => Some(Terminal::open_here()?),
+        None => None,
+    };
+    process::become_process(link, plan, terminal, Gate::Open)
+}

@@ -1,0 +1,64 @@
+//! The second stage: a fresh, single-threaded exec of the agent that sets one process up and becomes
+//! it. It knows nothing of the supervisor; all it gets is an [`Order`](link::Order) on an inherited
+//! socket, and all it says is a [`Report`](link::Report).
+//!
+//! ```text
+//! agent --Order--> stage --Ready--> agent --Go--> stage --exec--> the user's process
+//!                    \--Failed--> (end)              \--Failed--> (end)
+//! ```
+//!
+//! An exec into a running container does not wait for `Go`.
+
+mod command;
+mod devices;
+mod error;
+mod hidden;
+mod identity;
+mod init;
+mod join;
+pub mod link;
+pub mod plan;
+mod privileges;
+mod process;
+mod rootfs;
+mod terminal;
+
+use std::{ffi::CStr, process::ExitCode};
+
+pub use error::StageError;
+use link::{Link, Order};
+
+use crate::sys;
+
+/// What the second stage is called in the process list, and how `main` knows it.
+pub const STAGE_NAME: &CStr = c"husk-container";
+/// The descriptor that comes after the link: the root's mount for a new container, a pidfd of its
+/// first process for an exec.
+pub const HANDLE: i32 = 4;
+/// Where the root's mount is attached in the container's mount namespace, for a moment. Made at boot.
+pub const ROOT_MOUNT_POINT: &str = "/run/husk/root";
+/// The guest's cgroup tree.
+pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// Runs the second stage. Returns only when it fails.
+#[must_use]
+pub fn run() -> ExitCode {
+    // Without its link the stage can tell nobody.
+    let Ok(link) = Link::inherited() else { return ExitCode::FAILURE };
+    let error = match stage(&link) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    // The agent sees the end of the link even when this fails.
+    let _ = link.fail(&error);
+    ExitCode::FAILURE
+}
+
+fn stage(link: &Link) -> Result<std::convert::Infallible, StageError> {
+    let order = link.order()?;
+    let handle = sys::descriptor::inherited(HANDLE).map_err(StageError::step("take the handle"))?;
+    match order {
+        Order::Init { plan, cgroup } => init::run(link, &plan, &cgroup, handle),
+        Order::Join { namespaces, process } => join::run(link, namespaces, &process, handle),
+    }
+}

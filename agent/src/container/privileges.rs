@@ -1,0 +1,82 @@
+//! From root with everything to the user with what the spec gives: capabilities(7), credentials(7).
+
+use caps::{CapSet, errors::CapsError};
+use nix::{
+    errno::Errno,
+    sys::prctl::{set_keepcaps, set_no_new_privs},
+    unistd::{Gid, Uid, setgroups, setresgid, setresuid},
+};
+
+use super::{StageError, identity::Identity, plan::CapabilitySets};
+use crate::sys;
+
+/// Changes user, groups and all five capability sets of the calling thread.
+///
+/// # Errors
+/// [`StageError::Step`].
+pub fn drop_to(
+    identity: &Identity,
+    sets: &CapabilitySets,
+    no_new_privileges: bool,
+) -> Result<(), StageError> {
+    let step = StageError::step;
+    limit_bounding(sets.bounding).map_err(step("limit capabilities"))?;
+    // Or the change of user takes all of them away.
+    set_keepcaps(true).map_err(step("keep capabilities"))?;
+    let groups: Vec<Gid> = identity.additional_gids.iter().copied().map(Gid::from_raw).collect();
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    setgroups(&groups).map_err(step("set additional groups"))?;
+    setresgid(gid, gid, gid).map_err(step("set the group"))?;
+    setresuid(uid, uid, uid).map_err(step("set the user"))?;
+    set_keepcaps(false).map_err(step("keep capabilities"))?;
+    // The kernel adds to the inheritable set only what is permitted or bounding now, so the
+    // permitted one must not shrink before: one call does all three.
+    sys::capability::set(sets.effective, sets.permitted, sets.inheritable)
+        .map_err(step("set capabilities"))?;
+    for capability in each(sets.ambient) {
+        caps::raise(None, CapSet::Ambient, capability)
+            .map_err(|error| step("set ambient capabilities")(errno(&error)))?;
+    }
+    if no_new_privileges {
+        set_no_new_privs().map_err(step("set no_new_privs"))?;
+    }
+    Ok(())
+}
+
+fn limit_bounding(keep: u64) -> Result<(), Errno> {
+    for capability in each(!keep) {
+        match caps::drop(None, CapSet::Bounding, capability) {
+            Ok(()) => {}
+            Err(error) => match errno(&error) {
+                // One that this kernel does not know.
+                Errno::EINVAL => {}
+                errno => return Err(errno),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Every capability in a set, in order.
+fn each(set: u64) -> impl Iterator<Item = caps::Capability> {
+    let mut all: Vec<_> = caps::all().into_iter().collect();
+    all.sort_unstable_by_key(caps::Capability::index);
+    all.into_iter().filter(move |capability| set & capability.bitmask() != 0)
+}
+
+/// The package reports text only; the call it made is the last one.
+fn errno(_: &CapsError) -> Errno {
+    Errno::last()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_lists_what_is_in_the_set() {
+        let names: Vec<_> = each(1 | 1 << 21).map(|capability| capability.to_string()).collect();
+        assert_eq!(names, ["CAP_CHOWN", "CAP_SYS_ADMIN"]);
+        assert_eq!(each(u64::MAX).count(), 41);
+    }
+}

@@ -1,0 +1,66 @@
+//! `Containers`.
+
+use async_trait::async_trait;
+use husk_protocols::{
+    agent::{
+        ContainerStatus, CreateRequest, CreateResponse, DeleteRequest, Empty, ListResponse,
+        StartRequest, State as WireState,
+    },
+    agent_ttrpc::Containers,
+};
+use ttrpc::r#async::TtrpcContext;
+
+use super::{decode, encode};
+use crate::supervisor::{CreateOrder, State, Status, Supervisor, SupervisorError};
+
+/// The service.
+pub struct Service {
+    pub supervisor: Supervisor,
+}
+
+fn wire_status(status: &Status) -> ContainerStatus {
+    let state = match status.state {
+        State::Created => WireState::STATE_CREATED,
+        State::Running => WireState::STATE_RUNNING,
+        State::Stopped => WireState::STATE_STOPPED,
+    };
+    ContainerStatus {
+        id: status.id.to_string(),
+        state: state.into(),
+        pid: status.pid,
+        ..Default::default()
+    }
+}
+
+#[async_trait]
+impl Containers for Service {
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        request: CreateRequest,
+    ) -> ttrpc::Result<CreateResponse> {
+        let (tokens, terminal) = decode::streams(&request.streams);
+        let id = decode::id(&request.id)?;
+        let rootfs = decode::rootfs(&request)?;
+        let order = CreateOrder::read(id, &request.spec, &rootfs, tokens, terminal)
+            .map_err(SupervisorError::from);
+        let pid = encode(self.supervisor.create(encode(order)?).await)?;
+        Ok(CreateResponse { pid, ..Default::default() })
+    }
+
+    async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<Empty> {
+        encode(self.supervisor.run(decode::id(&request.id)?).await)?;
+        Ok(Empty::default())
+    }
+
+    async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> ttrpc::Result<Empty> {
+        encode(self.supervisor.delete(decode::id(&request.id)?).await)?;
+        Ok(Empty::default())
+    }
+
+    async fn list(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<ListResponse> {
+        let list = encode(self.supervisor.list().await)?;
+        let containers = list.iter().map(wire_status).collect();
+        Ok(ListResponse { containers, ..Default::default() })
+    }
+}

@@ -1,0 +1,414 @@
+//! The task that owns all containers. It never waits for anything but its messages and its children.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use husk_protocols::id::{ContainerId, ExecId};
+use nix::{errno::Errno, unistd::Pid};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    ExecOrder, ProcessKey, Reaper, Recipients, Reply, Request, Result, State, Status,
+    SupervisorError, create,
+    delete::{self, delete_all},
+    desk::{Desk, Note, SpawnOrder},
+    exec::{self, Target},
+    process::{Done, Process, Spawned},
+    reaper::ExitCode,
+    table::{Container, Exec, Phase, Present},
+};
+use crate::{
+    cgroup,
+    container::STAGE_NAME,
+    stdio::Streams,
+    sys::{
+        self,
+        spawn::{Spawn, spawn},
+        terminal::WindowSize,
+    },
+};
+
+/// A child whose end is awaited.
+struct Awaited {
+    owner: (ContainerId, Option<ExecId>),
+    exit: oneshot::Sender<ExitCode>,
+}
+
+/// The state.
+pub struct Actor {
+    containers: HashMap<ContainerId, Container>,
+    children: HashMap<Pid, Awaited>,
+    /// The agent's own program, for second stages.
+    program: OwnedFd,
+    pid_namespace: OwnedFd,
+    desk: Desk,
+    notes: mpsc::UnboundedReceiver<Note>,
+    closing: bool,
+}
+
+fn open(path: &'static str) -> Result<OwnedFd> {
+    File::open(path).map(OwnedFd::from).map_err(SupervisorError::step(path))
+}
+
+/// Answers a request. One who has stopped waiting misses nothing.
+fn answer<T>(reply: Reply<T>, result: Result<T>) {
+    let _ = reply.send(result);
+}
+
+impl Actor {
+    pub fn new(streams: Streams) -> Result<Self> {
+        let (notes, received) = mpsc::unbounded_channel();
+        Ok(Self {
+            containers: HashMap::new(),
+            children: HashMap::new(),
+            program: open("/proc/self/exe")?,
+            pid_namespace: open("/proc/self/ns/pid")?,
+            desk: Desk::new(notes, streams),
+            notes: received,
+            closing: false,
+        })
+    }
+
+    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, reaper: Reaper) {
+        loop {
+            tokio::select! {
+                () = reaper.wait() => {
+                    while let Some((pid, code)) = reaper.take() {
+                        self.ended(pid, code);
+                    }
+                }
+                Some(note) = self.notes.recv() => self.note(note),
+                request = requests.recv() => match request {
+                    Some(request) => self.request(request),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Create(order, reply) => self.create(*order, reply),
+            Request::Start(id, reply) => self.start(id, reply),
+            Request::Exec(order, reply) => self.exec(*order, reply),
+            Request::Signal(key, signal, to, reply) => self.signal(&key, signal, to, reply),
+            Request::Wait(key, reply) => answer(reply, self.wait(&key)),
+            Request::Resize(key, size, reply) => answer(reply, self.resize(&key, size)),
+            Request::CloseStdin(key, reply) => {
+                answer(reply, self.process(&key).map(|process| process.controls.close_stdin()));
+            }
+            Request::Delete(id, reply) => self.delete(id, reply),
+            Request::List(reply) => answer(reply, Ok(self.list())),
+            Request::Shutdown(reply) => self.shut_down(reply),
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        match note {
+            Note::Spawn(order, reply) => answer(reply, self.spawn(&order)),
+            Note::Created(id, result, reply) => self.created(id, result, reply),
+            Note::Started(id, result, reply) => {
+                if let Some(Container::Present(present)) = self.containers.get_mut(&id)
+                    && matches!(present.phase, Phase::Starting)
+                    && result.is_ok()
+                {
+                    present.phase = Phase::Running;
+                }
+                answer(reply, result);
+            }
+            Note::Executed(id, exec, result, reply) => self.executed(&id, &exec, result, reply),
+            Note::Deleted(id, result, reply) => {
+                self.containers.remove(&id);
+                answer(reply, result);
+            }
+            Note::Destroy(id, reply) => self.destroy(id, reply),
+        }
+    }
+
+    /// Starts a second stage and awaits its end from that very moment.
+    fn spawn(&mut self, order: &SpawnOrder) -> Result<Spawned> {
+        let [stdin, stdout, stderr] = order.stdio.descriptors();
+        let descriptors = [stdin, stdout, stderr, order.link.as_fd(), order.handle()];
+        let start = |cgroup| {
+            spawn(&Spawn {
+                program: self.program.as_fd(),
+                name: STAGE_NAME,
+                descriptors: &descriptors,
+                cgroup,
+                pid_namespace: order.pid_namespace(self.pid_namespace.as_fd()),
+            })
+        };
+        let child = match start(order.cgroup.folder()) {
+            // The container has made cgroups of its own and left the outer one empty.
+            Err(Errno::EBUSY) if order.owner.1.is_some() => {
+                let folder = self.present(&order.owner.0).and_then(|present| {
+                    cgroup::folder_of(present.first.pid)
+                        .map_err(SupervisorError::step("find the cgroup of the container"))
+                })?;
+                start(folder.as_fd())
+            }
+            result => result,
+        }
+        .map_err(SupervisorError::step("start a process"))?;
+        let (exit, awaited) = oneshot::channel();
+        self.children.insert(child.pid, Awaited { owner: order.owner.clone(), exit });
+        Ok(Spawned { pid: child.pid, pidfd: child.pidfd.into(), exit: awaited })
+    }
+
+    /// A child has ended.
+    fn ended(&mut self, pid: Pid, code: ExitCode) {
+        // An orphan from a namespace that has ended is nobody's.
+        let Some(Awaited { owner: (id, exec), exit }) = self.children.remove(&pid) else { return };
+        if let Some(Container::Present(present)) = self.containers.get_mut(&id) {
+            match &exec {
+                Some(exec) => present.execs.end(exec),
+                None if present.first.pid == pid => present.phase = Phase::Stopped,
+                None => {}
+            }
+        }
+        // A job that was given up does not listen.
+        let _ = exit.send(code);
+    }
+
+    fn present(&self, id: &ContainerId) -> Result<&Present> {
+        match self.containers.get(id) {
+            Some(Container::Present(present)) => Ok(present),
+            Some(container) => {
+                Err(SupervisorError::WrongState { id: id.clone(), state: container.state() })
+            }
+            None => Err(SupervisorError::NoContainer(id.clone())),
+        }
+    }
+
+    fn present_mut(&mut self, id: &ContainerId) -> Result<&mut Present> {
+        match self.containers.get_mut(id) {
+            Some(Container::Present(present)) => Ok(present),
+            Some(container) => {
+                Err(SupervisorError::WrongState { id: id.clone(), state: container.state() })
+            }
+            None => Err(SupervisorError::NoContainer(id.clone())),
+        }
+    }
+
+    /// A process, alive or ended.
+    fn process(&self, key: &ProcessKey) -> Result<&Process> {
+        let present = self.present(&key.container)?;
+        let Some(exec) = &key.exec else { return Ok(&present.first) };
+        match present.execs.get(exec) {
+            Some(Exec::Running(process) | Exec::Ended(process)) => Ok(process),
+            Some(Exec::Starting) | None => Err(SupervisorError::no_process(key)),
+        }
+    }
+
+    fn create(&mut self, order: super::CreateOrder, reply: Reply<u32>) {
+        if self.closing {
+            return answer(reply, Err(SupervisorError::Gone));
+        }
+        let id = order.id.clone();
+        if self.containers.contains_key(&id) {
+            return answer(reply, Err(SupervisorError::Exists(format!("container {id}"))));
+        }
+        self.containers.insert(id.clone(), Container::Creating);
+        let desk = self.desk.clone();
+        tokio::spawn(async move {
+            let result = create::create(order, desk.clone()).await;
+            desk.tell(Note::Created(id, result, reply));
+        });
+    }
+
+    fn created(&mut self, id: ContainerId, result: Result<Box<Present>>, reply: Reply<u32>) {
+        match result {
+            Ok(mut present) => {
+                // It may have been killed between its last report and now.
+                if !self.children.contains_key(&present.first.pid) {
+                    present.phase = Phase::Stopped;
+                }
+                let pid = present.first.number();
+                self.containers.insert(id, Container::Present(present));
+                answer(reply, Ok(pid));
+            }
+            Err(error) => {
+                self.containers.remove(&id);
+                answer(reply, Err(error));
+            }
+        }
+    }
+
+    fn start(&mut self, id: ContainerId, reply: Reply<()>) {
+        let present = match self.present_mut(&id) {
+            Ok(present) => present,
+            Err(error) => return answer(reply, Err(error)),
+        };
+        match std::mem::replace(&mut present.phase, Phase::Starting) {
+            Phase::Created(stage) => {
+                let desk = self.desk.clone();
+                tokio::spawn(async move {
+                    let result = create::start(stage).await;
+                    desk.tell(Note::Started(id, result, reply));
+                });
+            }
+            other => {
+                present.phase = other;
+                let state = self.containers.get(&id).map_or(State::Stopped, Container::state);
+                answer(reply, Err(SupervisorError::WrongState { id, state }));
+            }
+        }
+    }
+
+    fn exec(&mut self, order: ExecOrder, reply: Reply<u32>) {
+        let (id, exec) = (order.container.clone(), order.exec.clone());
+        let target = match self.reserve(&id, &exec) {
+            Ok(target) => target,
+            Err(error) => return answer(reply, Err(error)),
+        };
+        let desk = self.desk.clone();
+        tokio::spawn(async move {
+            let result = exec::exec(order, target, desk.clone()).await;
+            desk.tell(Note::Executed(id, exec, result, reply));
+        });
+    }
+
+    fn reserve(&mut self, id: &ContainerId, exec: &ExecId) -> Result<Target> {
+        let present = self.present_mut(id)?;
+        if !matches!(present.phase, Phase::Running) {
+            return Err(SupervisorError::NotRunning);
+        }
+        if !present.execs.reserve(exec) {
+            return Err(SupervisorError::Exists(format!("exec {exec} in {id}")));
+        }
+        Ok(Target {
+            first: present.first.pidfd.clone(),
+            namespaces: present.namespaces,
+            assets: present.assets.clone(),
+        })
+    }
+
+    fn executed(
+        &mut self,
+        id: &ContainerId,
+        exec: &ExecId,
+        result: Result<Process>,
+        reply: Reply<u32>,
+    ) {
+        let result = match result {
+            Ok(process) => {
+                let (pid, number) = (process.pid, process.number());
+                let alive = self.children.contains_key(&pid);
+                match self.present_mut(id) {
+                    Ok(present) => {
+                        present.execs.settle(exec, Some(process));
+                        if !alive {
+                            present.execs.end(exec);
+                        }
+                        Ok(number)
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            Err(error) => {
+                if let Ok(present) = self.present_mut(id) {
+                    present.execs.settle(exec, None);
+                }
+                Err(error)
+            }
+        };
+        answer(reply, result);
+    }
+
+    fn signal(&mut self, key: &ProcessKey, signal: i32, to: Recipients, reply: Reply<()>) {
+        let present = match self.present(&key.container) {
+            Ok(present) if present.is_alive() => present,
+            Ok(_) => return answer(reply, Err(SupervisorError::NotRunning)),
+            Err(error) => return answer(reply, Err(error)),
+        };
+        if to == Recipients::One {
+            return answer(reply, self.signal_one(key, signal));
+        }
+        let cgroup = present.assets.cgroup.clone();
+        tokio::task::spawn_blocking(move || {
+            let result = match signal {
+                libc::SIGKILL => cgroup.kill(),
+                signal => cgroup.signal(signal),
+            };
+            answer(reply, result.map_err(SupervisorError::from));
+        });
+    }
+
+    fn signal_one(&self, key: &ProcessKey, signal: i32) -> Result<()> {
+        let process = self.process(key)?;
+        match sys::process::send_signal(process.pidfd.as_fd(), signal) {
+            Err(Errno::ESRCH) if key.exec.is_none() => Err(SupervisorError::NotRunning),
+            Err(Errno::ESRCH) => Err(SupervisorError::ProcessEnded),
+            result => result.map_err(SupervisorError::step("send the signal")),
+        }
+    }
+
+    fn wait(&self, key: &ProcessKey) -> Result<Done> {
+        self.process(key).map(|process| process.done.clone())
+    }
+
+    fn resize(&self, key: &ProcessKey, size: WindowSize) -> Result<()> {
+        let process = self.process(key)?;
+        let terminal = process.controls.terminal.as_ref().ok_or(SupervisorError::NoTerminal)?;
+        sys::terminal::set_window(terminal.descriptor(), size)
+            .map_err(SupervisorError::step("resize the terminal"))
+    }
+
+    fn delete(&mut self, id: ContainerId, reply: Reply<()>) {
+        match self.present(&id) {
+            Ok(Present { phase: Phase::Running | Phase::Starting, .. }) => {
+                answer(reply, Err(SupervisorError::WrongState { id, state: State::Running }));
+            }
+            Ok(_) => self.destroy(id, reply),
+            Err(error) => answer(reply, Err(error)),
+        }
+    }
+
+    fn destroy(&mut self, id: ContainerId, reply: Reply<()>) {
+        match self.containers.insert(id.clone(), Container::Deleting) {
+            Some(Container::Present(present)) => {
+                let desk = self.desk.clone();
+                tokio::spawn(async move {
+                    let result = delete::delete(present).await;
+                    desk.tell(Note::Deleted(id, result, reply));
+                });
+            }
+            Some(other) => {
+                let state = other.state();
+                self.containers.insert(id.clone(), other);
+                answer(reply, Err(SupervisorError::WrongState { id, state }));
+            }
+            None => {
+                self.containers.remove(&id);
+                answer(reply, Err(SupervisorError::NoContainer(id)));
+            }
+        }
+    }
+
+    fn list(&self) -> Vec<Status> {
+        let mut list: Vec<Status> = self
+            .containers
+            .iter()
+            .map(|(id, container)| Status {
+                id: id.clone(),
+                state: container.state(),
+                pid: container.pid(),
+            })
+            .collect();
+        list.sort_by(|a, b| a.id.cmp(&b.id));
+        list
+    }
+
+    fn shut_down(&mut self, reply: Reply<()>) {
+        self.closing = true;
+        let containers = self.containers.keys().cloned().collect();
+        let desk = self.desk.clone();
+        tokio::spawn(async move {
+            let result = delete_all(containers, desk).await;
+            answer(reply, result);
+        });
+    }
+}

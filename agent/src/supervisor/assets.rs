@@ -1,0 +1,77 @@
+//! What the guest has for a container beside its processes, and how it is given back.
+
+use std::{sync::Arc, time::Duration};
+
+use husk_protocols::id::ContainerId;
+
+use super::{Result, SupervisorError};
+use crate::{
+    cgroup::{Cgroup, CgroupError, CgroupPlan},
+    storage::{Rootfs, RootfsPlan},
+};
+
+/// How often a cgroup is tried again whose last processes are on their way out, and how long.
+const REMOVE_INTERVAL: Duration = Duration::from_millis(2);
+const REMOVE_TRIES: u32 = 2500;
+
+/// A container's cgroup and root.
+#[derive(Debug)]
+pub struct Assets {
+    /// Its cgroup.
+    pub cgroup: Arc<Cgroup>,
+    /// Its root.
+    pub rootfs: Rootfs,
+}
+
+/// Runs what blocks on a thread of its own.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| SupervisorError::Gone)
+}
+
+impl Assets {
+    /// Makes both.
+    ///
+    /// # Errors
+    /// [`SupervisorError`]; nothing is left.
+    pub async fn make(id: ContainerId, cgroup: CgroupPlan, rootfs: RootfsPlan) -> Result<Self> {
+        blocking(move || {
+            let cgroup = Cgroup::create(&cgroup)?;
+            match Rootfs::mount(&id, &rootfs) {
+                Ok(rootfs) => Ok(Self { cgroup: Arc::new(cgroup), rootfs }),
+                Err(error) => {
+                    // No process was ever in it.
+                    let _ = cgroup.try_remove();
+                    Err(error.into())
+                }
+            }
+        })
+        .await?
+    }
+
+    /// Kills what is left in the cgroup and gives both back.
+    ///
+    /// # Errors
+    /// The first failure; both are tried.
+    pub async fn release(self) -> Result<()> {
+        let Self { cgroup, rootfs } = self;
+        let emptied = remove(cgroup).await;
+        let unmounted = blocking(move || rootfs.unmount()).await?;
+        emptied?;
+        Ok(unmounted?)
+    }
+}
+
+async fn remove(cgroup: Arc<Cgroup>) -> Result<()> {
+    let killing = cgroup.clone();
+    blocking(move || killing.kill()).await??;
+    for _ in 0..REMOVE_TRIES {
+        let cgroup = cgroup.clone();
+        if blocking(move || cgroup.try_remove()).await?? {
+            return Ok(());
+        }
+        tokio::time::sleep(REMOVE_INTERVAL).await;
+    }
+    let path = cgroup.path();
+    let source = std::io::ErrorKind::ResourceBusy.into();
+    Err(CgroupError::Operation { operation: "empty", path, source }.into())
+}

@@ -1,0 +1,122 @@
+//! The job that sets a container up, and the one that starts it.
+
+use std::{os::fd::OwnedFd, sync::Arc};
+
+use husk_protocols::id::ContainerId;
+use nix::unistd::Pid;
+
+use super::{
+    CreateOrder, Result, SupervisorError,
+    assets::Assets,
+    desk::{Desk, Purpose, SpawnOrder, root_handle},
+    process::{OomRule, Process, Spawned},
+    stage::Stage,
+    table::{Execs, Phase, Present},
+};
+use crate::{
+    container::{
+        link::Order,
+        plan::{InitPlan, Namespaces},
+    },
+    stdio::{self, AgentEnds},
+    sys,
+};
+
+/// Sets a container up.
+///
+/// # Errors
+/// [`SupervisorError`]; all of it is gone again.
+pub async fn create(order: CreateOrder, desk: Desk) -> Result<Box<Present>> {
+    let CreateOrder { id, plan, cgroup, rootfs, streams } = order;
+    let streams = desk.streams.claim(streams).await?;
+    let (child, ours) = stdio::connect(streams, plan.process.terminal.is_some())
+        .map_err(SupervisorError::step("make standard streams"))?;
+    let cgroup_path = cgroup.path.clone();
+    let assets = Assets::make(id.clone(), cgroup, rootfs).await?;
+    let (stage, link) = Stage::new()?;
+    let job = Job { id, desk, namespaces: plan.namespaces };
+    match job.start_stage(&assets, child, link).await {
+        Ok(spawned) => job.set_up(stage, spawned, plan, cgroup_path, ours, assets).await,
+        Err(error) => {
+            // The error that came first is the one that is told.
+            let _ = assets.release().await;
+            Err(error)
+        }
+    }
+}
+
+struct Job {
+    id: ContainerId,
+    desk: Desk,
+    namespaces: Namespaces,
+}
+
+impl Job {
+    async fn start_stage(
+        &self,
+        assets: &Assets,
+        stdio: stdio::ChildEnds,
+        link: OwnedFd,
+    ) -> Result<Spawned> {
+        let order = SpawnOrder {
+            owner: (self.id.clone(), None),
+            cgroup: assets.cgroup.clone(),
+            stdio,
+            link,
+            purpose: Purpose::Init { rootfs: root_handle(&assets.rootfs)? },
+        };
+        self.desk.spawn(order).await
+    }
+
+    async fn set_up(
+        self,
+        mut stage: Stage,
+        spawned: Spawned,
+        plan: InitPlan,
+        cgroup: String,
+        ours: AgentEnds,
+        assets: Assets,
+    ) -> Result<Box<Present>> {
+        let order = Order::Init { plan: Box::new(plan), cgroup };
+        let pumps = match stage.set_up(&order).await {
+            Ok(master) => ours.start(master).map_err(SupervisorError::step("poll the terminal")),
+            Err(error) => Err(error),
+        };
+        match pumps {
+            Ok((pumps, controls)) => {
+                let cgroup = assets.cgroup.clone();
+                let first = Process::watch(spawned, pumps, controls, cgroup, OomRule::Any);
+                Ok(Box::new(Present {
+                    phase: Phase::Created(stage),
+                    first,
+                    assets: Arc::new(assets),
+                    namespaces: self.namespaces,
+                    execs: Execs::default(),
+                }))
+            }
+            Err(error) => {
+                kill(spawned).await;
+                let _ = assets.release().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Ends a process that was being set up, and waits for its end.
+pub async fn kill(spawned: Spawned) -> Pid {
+    use std::os::fd::AsFd;
+    // One that has ended already needs no signal.
+    let _ = sys::process::send_signal(spawned.pidfd.as_fd(), libc::SIGKILL);
+    let _ = spawned.exit.await;
+    spawned.pid
+}
+
+/// Gives the word, and waits for the exec.
+///
+/// # Errors
+/// [`SupervisorError`]; the process ends then.
+pub async fn start(mut stage: Stage) -> Result<()> {
+    stage.go().await?;
+    stage.executed().await
+}

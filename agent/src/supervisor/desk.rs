@@ -1,0 +1,140 @@
+//! What a job can ask of the actor, and tell it.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+use husk_protocols::id::{ContainerId, ExecId};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Reply, Result, SupervisorError,
+    process::{Process, Spawned},
+    table::Present,
+};
+use crate::{
+    cgroup::Cgroup,
+    stdio::{ChildEnds, Streams},
+    storage::Rootfs,
+    sys::spawn::PidNamespace,
+};
+
+/// What the second stage is started with beside its streams.
+#[derive(Debug)]
+pub enum Purpose {
+    /// A new container with this root.
+    Init {
+        /// The mount is passed on.
+        rootfs: Arc<OwnedFd>,
+    },
+    /// An exec into the container of this process.
+    Join {
+        /// Its first process.
+        first: Arc<OwnedFd>,
+    },
+}
+
+/// A second stage to start. The actor does it, so that no process can end unnoticed.
+#[derive(Debug)]
+pub struct SpawnOrder {
+    /// Its container, and its exec.
+    pub owner: (ContainerId, Option<ExecId>),
+    /// Where it is born.
+    pub cgroup: Arc<Cgroup>,
+    /// Its standard streams.
+    pub stdio: ChildEnds,
+    /// Its end of the link.
+    pub link: OwnedFd,
+    /// What for.
+    pub purpose: Purpose,
+}
+
+impl SpawnOrder {
+    /// The descriptor after the link.
+    #[must_use]
+    pub fn handle(&self) -> BorrowedFd<'_> {
+        match &self.purpose {
+            Purpose::Init { rootfs } => rootfs.as_fd(),
+            Purpose::Join { first } => first.as_fd(),
+        }
+    }
+
+    /// Where its pid is counted.
+    #[must_use]
+    pub fn pid_namespace<'a>(&'a self, own: BorrowedFd<'a>) -> PidNamespace<'a> {
+        match &self.purpose {
+            Purpose::Init { .. } => PidNamespace::New,
+            Purpose::Join { first } => PidNamespace::Of { member: first.as_fd(), own },
+        }
+    }
+}
+
+/// What a job tells the actor.
+pub enum Note {
+    /// Start a second stage.
+    Spawn(SpawnOrder, Reply<Spawned>),
+    /// A container is set up, or all of it is gone again.
+    Created(ContainerId, Result<Box<Present>>, Reply<u32>),
+    /// The user's program runs, or cannot.
+    Started(ContainerId, Result<()>, Reply<()>),
+    /// A further process runs, or not.
+    Executed(ContainerId, ExecId, Result<Process>, Reply<u32>),
+    /// All of a container is gone, or could not be removed.
+    Deleted(ContainerId, Result<()>, Reply<()>),
+    /// Remove a container, alive or not.
+    Destroy(ContainerId, Reply<()>),
+}
+
+/// A job's way to the actor. The actor's own sends never wait: notes are bounded by its jobs.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    notes: mpsc::UnboundedSender<Note>,
+    /// Where streams are claimed.
+    pub streams: Streams,
+}
+
+impl Desk {
+    /// The desk of an actor.
+    #[must_use]
+    pub fn new(notes: mpsc::UnboundedSender<Note>, streams: Streams) -> Self {
+        Self { notes, streams }
+    }
+
+    /// Tells the actor. One that is gone has taken all jobs' subjects with it.
+    pub fn tell(&self, note: Note) {
+        let _ = self.notes.send(note);
+    }
+
+    /// Starts a second stage.
+    ///
+    /// # Errors
+    /// [`SupervisorError::Step`].
+    pub async fn spawn(&self, order: SpawnOrder) -> Result<Spawned> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Note::Spawn(order, reply));
+        answer.await.unwrap_or(Err(SupervisorError::Gone))
+    }
+
+    /// Removes a container, alive or not.
+    ///
+    /// # Errors
+    /// [`SupervisorError`].
+    pub async fn destroy(&self, id: ContainerId) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Note::Destroy(id, reply));
+        answer.await.unwrap_or(Err(SupervisorError::Gone))
+    }
+}
+
+/// A copy of a root's descriptor, for the stage.
+///
+/// # Errors
+/// As dup(2).
+pub fn root_handle(rootfs: &Rootfs) -> Result<Arc<OwnedFd>> {
+    rootfs
+        .mount_descriptor()
+        .try_clone_to_owned()
+        .map(Arc::new)
+        .map_err(SupervisorError::step("duplicate the root"))
+}

@@ -1,0 +1,74 @@
+//! The job that starts a further process in a running container.
+
+use std::sync::Arc;
+
+use super::{
+    ExecOrder, Result, SupervisorError,
+    assets::Assets,
+    create::kill,
+    desk::{Desk, Purpose, SpawnOrder},
+    process::{OomRule, Process, Spawned},
+    stage::Stage,
+};
+use crate::{
+    container::{link::Order, plan::Namespaces},
+    stdio::{self, AgentEnds},
+};
+use std::os::fd::OwnedFd;
+
+/// The container that is entered.
+pub struct Target {
+    /// Its first process.
+    pub first: Arc<OwnedFd>,
+    /// Those it has to itself.
+    pub namespaces: Namespaces,
+    /// Its cgroup is entered too.
+    pub assets: Arc<Assets>,
+}
+
+/// Starts a process.
+///
+/// # Errors
+/// [`SupervisorError`]; no process is left.
+pub async fn exec(order: ExecOrder, target: Target, desk: Desk) -> Result<Process> {
+    let ExecOrder { container, exec, process, streams } = order;
+    let streams = desk.streams.claim(streams).await?;
+    let (child, ours) = stdio::connect(streams, process.terminal.is_some())
+        .map_err(SupervisorError::step("make standard streams"))?;
+    let (stage, link) = Stage::new()?;
+    let cgroup = target.assets.cgroup.clone();
+    let spawned = desk
+        .spawn(SpawnOrder {
+            owner: (container, Some(exec)),
+            cgroup: cgroup.clone(),
+            stdio: child,
+            link,
+            purpose: Purpose::Join { first: target.first.clone() },
+        })
+        .await?;
+    let order = Order::Join { namespaces: target.namespaces, process: Box::new(process) };
+    match enter(stage, &order, ours).await {
+        Ok((pumps, controls)) => {
+            Ok(Process::watch(spawned, pumps, controls, cgroup, OomRule::Killed))
+        }
+        Err(error) => {
+            end(spawned).await;
+            Err(error)
+        }
+    }
+}
+
+async fn enter(
+    mut stage: Stage,
+    order: &Order,
+    ours: AgentEnds,
+) -> Result<(stdio::Pumps, stdio::Controls)> {
+    let master = stage.set_up(order).await?;
+    let pumps = ours.start(master).map_err(SupervisorError::step("poll the terminal"))?;
+    stage.executed().await?;
+    Ok(pumps)
+}
+
+async fn end(spawned: Spawned) {
+    let _ = kill(spawned).await;
+}

@@ -1,0 +1,112 @@
+//! What the host asks for, read from the spec before the actor hears of it.
+
+use husk_protocols::id::{ContainerId, ExecId};
+
+use crate::{
+    cgroup::CgroupPlan,
+    container::plan::{InitPlan, ProcessPlan, parse_process, parse_spec},
+    spec::SpecError,
+    stdio::Tokens,
+    storage::{RootfsPlan, Upper},
+};
+
+/// A container's root, as the host names it.
+#[derive(Debug)]
+pub struct Rootfs<'a> {
+    /// Of the EROFS image's device.
+    pub image_serial: &'a str,
+    /// Of the ext4 device, or the bytes of a tmpfs.
+    pub upper: Result<&'a str, u64>,
+}
+
+impl Rootfs<'_> {
+    fn plan(&self) -> Result<RootfsPlan, SpecError> {
+        let serial = |field: &str, text: &str| {
+            let reason = "is no serial of a block device";
+            text.parse().map_err(|()| SpecError::invalid(field, reason))
+        };
+        Ok(RootfsPlan {
+            image: serial("rootfs.image_serial", self.image_serial)?,
+            upper: match self.upper {
+                Ok(text) => Upper::Disk(serial("rootfs.disk_serial", text)?),
+                Err(bytes) => Upper::Tmpfs { bytes },
+            },
+        })
+    }
+}
+
+/// A container to create.
+#[derive(Debug)]
+pub struct CreateOrder {
+    pub(super) id: ContainerId,
+    pub(super) plan: InitPlan,
+    pub(super) cgroup: CgroupPlan,
+    pub(super) rootfs: RootfsPlan,
+    pub(super) streams: Tokens,
+}
+
+impl CreateOrder {
+    /// Reads a spec, and refuses what cannot be honoured.
+    ///
+    /// # Errors
+    /// [`SpecError`].
+    pub fn read(
+        id: ContainerId,
+        spec: &[u8],
+        rootfs: &Rootfs<'_>,
+        streams: Tokens,
+        terminal: bool,
+    ) -> Result<Self, SpecError> {
+        let spec = parse_spec(spec)?;
+        let plan = InitPlan::read(&spec)?;
+        agree_on_terminal(&plan.process, streams, terminal)?;
+        Ok(Self {
+            cgroup: CgroupPlan::read(spec.linux().as_ref(), &id)?,
+            rootfs: rootfs.plan()?,
+            id,
+            plan,
+            streams,
+        })
+    }
+}
+
+/// A process to start in a running container.
+#[derive(Debug)]
+pub struct ExecOrder {
+    pub(super) container: ContainerId,
+    pub(super) exec: ExecId,
+    pub(super) process: ProcessPlan,
+    pub(super) streams: Tokens,
+}
+
+impl ExecOrder {
+    /// Reads `process` of a spec, and refuses what cannot be honoured.
+    ///
+    /// # Errors
+    /// [`SpecError`].
+    pub fn read(
+        container: ContainerId,
+        exec: ExecId,
+        process: &[u8],
+        streams: Tokens,
+        terminal: bool,
+    ) -> Result<Self, SpecError> {
+        let process = parse_process(process)?;
+        agree_on_terminal(&process, streams, terminal)?;
+        Ok(Self { container, exec, process, streams })
+    }
+}
+
+fn agree_on_terminal(
+    process: &ProcessPlan,
+    streams: Tokens,
+    terminal: bool,
+) -> Result<(), SpecError> {
+    if process.terminal.is_some() != terminal {
+        return Err(SpecError::invalid("process.terminal", "does not agree with the streams"));
+    }
+    if terminal && (streams.stdin.is_some() || streams.stderr.is_some()) {
+        return Err(SpecError::invalid("streams", "a terminal has one stream, stdout"));
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! The agent's end of the link to a second stage.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream as StdStream,
+    },
+};
+
+use tokio::{
+    io::{AsyncWriteExt, Interest},
+    net::UnixStream,
+};
+
+use super::{Result, SupervisorError};
+use crate::{
+    container::link::{GO, Order, Report, frame, unframe},
+    sys,
+};
+
+/// Reports are short; one that is not is no report.
+const MAX_REPORT: usize = 64 << 10;
+
+/// A second stage, from the agent's side.
+#[derive(Debug)]
+pub struct Stage {
+    link: UnixStream,
+    received: Vec<u8>,
+    terminal: Option<OwnedFd>,
+}
+
+fn broken(error: io::Error) -> SupervisorError {
+    SupervisorError::Step { step: "talk to the second stage", source: error }
+}
+
+impl Stage {
+    /// A new link, and the stage's end of it.
+    ///
+    /// # Errors
+    /// As socketpair(2).
+    pub fn new() -> Result<(Self, OwnedFd)> {
+        let pair = || -> io::Result<_> {
+            let (ours, theirs) = StdStream::pair()?;
+            ours.set_nonblocking(true)?;
+            Ok((UnixStream::from_std(ours)?, OwnedFd::from(theirs)))
+        };
+        let (link, theirs) = pair().map_err(broken)?;
+        Ok((Self { link, received: Vec::new(), terminal: None }, theirs))
+    }
+
+    /// Sends the order, and waits until all is set up. Returns the terminal's master if there is one.
+    ///
+    /// # Errors
+    /// [`SupervisorError::Stage`] with the stage's own words.
+    pub async fn set_up(&mut self, order: &Order) -> Result<Option<OwnedFd>> {
+        let frame = frame(order).map_err(broken)?;
+        // A stage that has failed meanwhile has said why.
+        let sent = self.link.write_all(&frame).await;
+        match self.report().await? {
+            Some(Report::Ready) => Ok(self.terminal.take()),
+            Some(Report::Failed(failure)) => Err(SupervisorError::Stage(failure)),
+            None => match sent {
+                Ok(()) => Err(SupervisorError::StageEnded),
+                Err(error) => Err(broken(error)),
+            },
+        }
+    }
+
+    /// Lets the process start.
+    ///
+    /// # Errors
+    /// [`SupervisorError`] when it is not there any more.
+    pub async fn go(&mut self) -> Result<()> {
+        self.link.write_all(&[GO]).await.map_err(broken)
+    }
+
+    /// Waits until the user's program is executed, which closes the link.
+    ///
+    /// # Errors
+    /// [`SupervisorError::Stage`] with the stage's own words.
+    pub async fn executed(mut self) -> Result<()> {
+        match self.report().await? {
+            None => Ok(()),
+            Some(Report::Failed(failure)) => Err(SupervisorError::Stage(failure)),
+            Some(Report::Ready) => Err(broken(io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    /// The next report, or nothing at the end of the link.
+    async fn report(&mut self) -> Result<Option<Report>> {
+        loop {
+            if let Some(report) = unframe(&mut self.received).map_err(broken)? {
+                return Ok(Some(report));
+            }
+            if self.received.len() > MAX_REPORT {
+                return Err(broken(io::ErrorKind::InvalidData.into()));
+            }
+            let mut buffer = [0; 1024];
+            let received = self
+                .link
+                .async_io(Interest::READABLE, || {
+                    Ok(sys::descriptor::receive_with(self.link.as_fd(), &mut buffer)?)
+                })
+                .await;
+            let (len, fd) = match received {
+                // It ended with something unread.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => (0, None),
+                received => received.map_err(broken)?,
+            };
+            if len == 0 {
+                return Ok(None);
+            }
+            self.terminal = fd.or(self.terminal.take());
+            self.received.extend_from_slice(buffer.get(..len).unwrap_or_default());
+        }
+    }
+}

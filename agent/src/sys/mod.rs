@@ -1,0 +1,13 @@
+//! The kernel's calls that no safe package wraps, one file per subject. The only room with
+//! `unsafe`; no policy lives here.
+
+pub mod capability;
+pub mod descriptor;
+pub mod mount;
+pub mod network;
+pub mod process;
+pub mod spawn;
+pub mod terminal;
+
+/// What every call here returns.
+pub use nix::Result;

@@ -1,0 +1,89 @@
+//! The calling process and others: signals through pidfds, keyrings, exec.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{CString, c_ulong},
+    os::fd::{AsRawFd, BorrowedFd},
+    ptr,
+};
+
+use nix::errno::Errno;
+
+use super::Result;
+
+/// linux/keyctl.h.
+const KEYCTL_JOIN_SESSION_KEYRING: c_ulong = 1;
+
+/// Sends a signal to the very process the pidfd was made for.
+///
+/// # Errors
+/// `ESRCH` when it has ended, `EINVAL` for a number that is no signal.
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    // SAFETY: a null siginfo asks for the default one.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Leaves the session keyring that was inherited for a new, empty one.
+///
+/// # Errors
+/// `ENOSYS` in a kernel without keys.
+pub fn new_session_keyring() -> Result<()> {
+    // SAFETY: a null name asks for an anonymous keyring.
+    let result = unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<libc::c_char>())
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Gives SIGPIPE its default action back, which Rust's start-up has taken from it and which the next
+/// program would inherit.
+///
+/// # Errors
+/// As sigaction(2).
+pub fn restore_sigpipe() -> Result<()> {
+    // SAFETY: SIG_DFL installs no code.
+    let previous = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    if previous == libc::SIG_ERR { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// Becomes another program.
+///
+/// # Errors
+/// As execve(2); on success there is no return.
+pub fn exec(path: &CString, args: &[CString], env: &[CString]) -> Errno {
+    match nix::unistd::execve(path, args, env) {
+        Ok(never) => match never {},
+        Err(errno) => errno,
+    }
+}
+
+/// Sets a limit of the calling process by its number.
+///
+/// # Errors
+/// As setrlimit(2).
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the structure is initialised; pid 0 is the caller; no old value is asked for.
+    let result = unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, ptr::null_mut::<u8>())
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Sets the NIS domain name of the caller's uts namespace.
+///
+/// # Errors
+/// As setdomainname(2).
+pub fn set_domain_name(name: &str) -> Result<()> {
+    // SAFETY: pointer and length are those of one string.
+    Errno::result(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }).map(drop)
+}

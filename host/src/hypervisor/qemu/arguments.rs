@@ -1,0 +1,240 @@
+//! QEMU's argument vector, made from typed values only. Starts nothing.
+//!
+//! Names of files never become option strings: disks are open descriptors, and the kernel and the
+//! initramfs are arguments of their own.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::super::{Accelerator, VmConfig};
+
+/// A guest whose ticks are translated cannot measure its delay loop, and need not: it delays by
+/// the time stamp counter.
+const LOOPS_PER_JIFFY: u32 = 10_000_000;
+
+/// A disk, open as it is to be used.
+#[derive(Debug)]
+pub struct OpenDisk {
+    /// The image.
+    pub file: File,
+    /// By what the guest finds it, plain characters.
+    pub serial: String,
+    /// Whether the device refuses writes.
+    pub read_only: bool,
+}
+
+/// What the arguments are made from.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    /// The VM.
+    pub config: &'a VmConfig,
+    /// What executes it.
+    pub accelerator: Accelerator,
+    /// Rate of the host's time stamp counter.
+    pub tsc_khz: Option<u32>,
+    /// Its disks, in the order of `config`.
+    pub disks: &'a [OpenDisk],
+    /// QEMU's end of the vhost-user socket.
+    pub vsock: BorrowedFd<'a>,
+}
+
+impl Machine<'_> {
+    /// The arguments, without the program's name. Descriptors appear under their own numbers.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut list = Arguments(Vec::new());
+        self.isolation(&mut list);
+        self.board(&mut list);
+        self.boot(&mut list);
+        self.devices(&mut list);
+        for (index, disk) in self.disks.iter().enumerate() {
+            add_disk(&mut list, index, disk);
+        }
+        list.0
+    }
+
+    /// Nothing that was not asked for, and no way to get it later.
+    fn isolation(&self, list: &mut Arguments) {
+        list.flag("-nodefaults");
+        list.flag("-no-user-config");
+        list.option("-display", "none");
+        list.option(
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        );
+        list.flag("-no-reboot");
+    }
+
+    fn board(&self, list: &mut Arguments) {
+        // Timer, interrupt controller and clock of a PC: without them a translated guest hangs
+        // where it measures time. Option ROMs are for firmware that boots from disks.
+        let legacy = match self.accelerator {
+            Accelerator::Tcg => "pit=on,pic=on,rtc=on",
+            Accelerator::Kvm => "pit=off,pic=off,rtc=on",
+        };
+        let memory = self.config.memory_mib;
+        list.option(
+            "-machine",
+            format!("microvm,{legacy},isa-serial=on,x-option-roms=off,memory-backend=memory"),
+        );
+        list.option("-accel", self.accelerator.to_string());
+        list.option(
+            "-cpu",
+            match self.accelerator {
+                Accelerator::Tcg => "max",
+                Accelerator::Kvm => "host",
+            },
+        );
+        list.option("-smp", self.config.vcpus.to_string());
+        list.option("-m", format!("{memory}M"));
+        // Shared with the vsock device, and sealed: memory that could shrink is refused there.
+        list.option(
+            "-object",
+            format!("memory-backend-memfd,id=memory,size={memory}M,share=on,seal=on"),
+        );
+    }
+
+    fn boot(&self, list: &mut Arguments) {
+        list.option("-kernel", &self.config.kernel);
+        list.option("-initrd", &self.config.initramfs);
+        list.option("-append", self.kernel_command_line());
+    }
+
+    fn kernel_command_line(&self) -> String {
+        // A panic, a halt and a reboot all end QEMU, by -no-reboot and a triple fault.
+        let mut words: Vec<String> =
+            ["console=ttyS0", "quiet", "panic=-1", "reboot=t"].map(String::from).to_vec();
+        if self.accelerator == Accelerator::Tcg {
+            words.push(format!("lpj={LOOPS_PER_JIFFY}"));
+            words.push("no_timer_check".into());
+            // The guest would measure against the timer, by reads that take as long as the host
+            // pleases: on a busy host it fails, and the guest hangs without a clock.
+            if let Some(khz) = self.tsc_khz {
+                words.push(format!("tsc_early_khz={khz}"));
+                words.push("tsc=reliable".into());
+            }
+        }
+        words.extend(self.config.kernel_args.iter().cloned());
+        words.join(" ")
+    }
+
+    fn devices(&self, list: &mut Arguments) {
+        list.option("-chardev", "stdio,id=console,signal=off");
+        list.option("-serial", "chardev:console");
+        let socket = self.vsock.as_raw_fd();
+        list.option("-chardev", format!("socket,id=vsock,fd={socket}"));
+        list.option("-device", "vhost-user-vsock-device,chardev=vsock");
+        list.option("-object", "rng-builtin,id=rng");
+        list.option("-device", "virtio-rng-device,rng=rng");
+    }
+}
+
+/// The image as a descriptor set, so that no name is parsed and no path looked up.
+fn add_disk(list: &mut Arguments, index: usize, disk: &OpenDisk) {
+    let OpenDisk { file, serial, read_only } = disk;
+    let fd = file.as_raw_fd();
+    let read_only = if *read_only { "on" } else { "off" };
+    list.option("-add-fd", format!("fd={fd},set={index}"));
+    list.option(
+        "-blockdev",
+        format!(
+            "driver=file,node-name=file{index},filename=/dev/fdset/{index},\
+             read-only={read_only},auto-read-only=off,discard=unmap,aio=threads"
+        ),
+    );
+    list.option(
+        "-blockdev",
+        format!(
+            "driver=raw,node-name=disk{index},file=file{index},read-only={read_only},discard=unmap"
+        ),
+    );
+    list.option("-device", format!("virtio-blk-device,drive=disk{index},serial={serial}"));
+}
+
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.into());
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.push(name.into());
+        self.0.push(value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn config() -> VmConfig {
+        VmConfig {
+            kernel: "/a,b/vmlinux".into(),
+            initramfs: "/a,b/initramfs".into(),
+            kernel_args: vec!["debug".into()],
+            vcpus: 3,
+            memory_mib: 256,
+            disks: vec![],
+            guest_cid: 3,
+            host_cid: 2,
+            console_log: "/log".into(),
+        }
+    }
+
+    fn arguments(accelerator: Accelerator, read_only: bool) -> (Vec<String>, i32) {
+        let file = File::open("/dev/null").unwrap();
+        let fd = file.as_raw_fd();
+        let disks = [OpenDisk { file, serial: "root".into(), read_only }];
+        let vsock = File::open("/dev/null").unwrap();
+        let config = config();
+        let machine = Machine {
+            config: &config,
+            accelerator,
+            tsc_khz: Some(2_600_000),
+            disks: &disks,
+            vsock: vsock.as_fd(),
+        };
+        let list = machine.arguments().into_iter().map(|word| word.into_string().unwrap());
+        (list.collect(), fd)
+    }
+
+    fn values<'a>(list: &'a [String], option: &str) -> Vec<&'a str> {
+        list.windows(2).filter(|pair| pair[0] == option).map(|pair| pair[1].as_str()).collect()
+    }
+
+    #[test]
+    fn paths_are_arguments_of_their_own() {
+        let (list, _) = arguments(Accelerator::Tcg, true);
+        assert_eq!(values(&list, "-kernel"), ["/a,b/vmlinux"]);
+        assert_eq!(values(&list, "-initrd"), ["/a,b/initramfs"]);
+    }
+
+    #[test]
+    fn read_only_disk_is_read_only_at_every_level() {
+        let (list, fd) = arguments(Accelerator::Tcg, true);
+        assert_eq!(values(&list, "-add-fd"), [format!("fd={fd},set=0")]);
+        let nodes = values(&list, "-blockdev");
+        assert_eq!(nodes.len(), 2);
+        assert!(nodes.iter().all(|node| node.contains("read-only=on")), "{nodes:?}");
+        let (list, _) = arguments(Accelerator::Tcg, false);
+        let nodes = values(&list, "-blockdev");
+        assert!(nodes.iter().all(|node| node.contains("read-only=off")), "{nodes:?}");
+        assert!(nodes.iter().all(|node| node.contains("discard=unmap")), "{nodes:?}");
+    }
+
+    #[test]
+    fn translated_guest_is_told_the_rate_of_its_counter() {
+        let (list, _) = arguments(Accelerator::Tcg, true);
+        assert_eq!(values(&list, "-accel"), ["tcg"]);
+        let line = values(&list, "-append")[0];
+        assert!(line.contains("tsc_early_khz=2600000 tsc=reliable"), "{line}");
+        assert!(line.ends_with(" debug"), "{line}");
+        let (list, _) = arguments(Accelerator::Kvm, true);
+        assert_eq!(values(&list, "-accel"), ["kvm"]);
+        assert_eq!(values(&list, "-cpu"), ["host"]);
+        assert!(!values(&list, "-append")[0].contains("tsc"), "{list:?}");
+    }
+}

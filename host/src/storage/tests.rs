@@ -1,0 +1,97 @@
+//! These need mke2fs; the set-up of the tests installs it.
+
+use std::process::Command;
+
+use super::*;
+
+const SIZE: u64 = 64 << 20;
+
+fn entries(folder: &Path) -> usize {
+    fs::read_dir(folder).unwrap().count()
+}
+
+#[test]
+fn layer_is_a_sound_file_system_and_sparse() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = Template::open(&folder.path().join("cache")).unwrap();
+    let layer = folder.path().join("layer.img");
+    template.create(&layer, DEFAULT_SIZE_BYTES).unwrap();
+    assert_eq!(layer.metadata().unwrap().len(), DEFAULT_SIZE_BYTES);
+    let used = used_bytes(&layer).unwrap();
+    assert!(used < 2 << 20, "{used} bytes for an empty layer");
+    let program = Mke2fs::find().unwrap().sibling("e2fsck");
+    let check = Command::new(program).args(["-f", "-n"]).arg(&layer).output().unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+}
+
+#[test]
+fn templates_are_the_same_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers = ["a", "b"].map(|name| {
+        let template = Template::open(&folder.path().join(name)).unwrap();
+        let layer = folder.path().join(format!("{name}.img"));
+        template.create(&layer, SIZE).unwrap();
+        fs::read(layer).unwrap()
+    });
+    assert!(layers[0] == layers[1]);
+}
+
+#[test]
+fn template_is_made_once_per_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let template = Template::open(&cache).unwrap();
+    template.create(&folder.path().join("1"), SIZE).unwrap();
+    let before = entries(&cache);
+    template.create(&folder.path().join("2"), SIZE).unwrap();
+    assert_eq!(entries(&cache), before);
+    template.create(&folder.path().join("3"), SIZE + 1).unwrap();
+    assert_eq!(entries(&cache), before + 1);
+}
+
+#[test]
+fn half_made_template_of_a_killed_process_is_cleared() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let template = Template::open(&cache).unwrap();
+    let leftover = cache.join(format!("{LEFTOVER_PREFIX}x"));
+    fs::write(&leftover, "half").unwrap();
+    template.create(&folder.path().join("1"), SIZE).unwrap();
+    assert!(!leftover.exists());
+}
+
+#[test]
+fn sizes_out_of_range_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = Template::open(folder.path()).unwrap();
+    let layer = folder.path().join("layer.img");
+    for size_bytes in [0, MIN_SIZE_BYTES - 1, MAX_SIZE_BYTES + 1, u64::MAX] {
+        let refused = template.create(&layer, size_bytes);
+        assert!(matches!(refused, Err(StorageError::Size { .. })), "{size_bytes}");
+        assert!(!layer.exists());
+    }
+    template.create(&layer, MIN_SIZE_BYTES).unwrap();
+}
+
+#[test]
+fn existing_file_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = Template::open(&folder.path().join("cache")).unwrap();
+    let layer = folder.path().join("layer.img");
+    fs::write(&layer, "precious").unwrap();
+    assert!(matches!(template.create(&layer, SIZE), Err(StorageError::Io { .. })));
+    assert_eq!(fs::read(&layer).unwrap(), b"precious");
+}
+
+#[test]
+fn missing_space_is_told_with_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = check_space(&folder.path().join("x"), u64::MAX).unwrap_err();
+    assert!(error.to_string().contains("no space left on device"), "{error}");
+}
+
+#[test]
+fn mke2fs_that_refuses_is_quoted() {
+    let error = Mke2fs::find().unwrap().run(Path::new("no/such/file")).unwrap_err();
+    assert!(matches!(error, StorageError::Mke2fs { .. }));
+}
