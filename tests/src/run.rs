@@ -253,9 +253,8 @@ impl Running<'_> {
             );
         }
         let took = self.began.elapsed();
-        let closed = || {
-            (self.stdout.thread.is_finished() && self.stderr.thread.is_finished()).then_some(())
-        };
+        let closed =
+            || (self.stdout.thread.is_finished() && self.stderr.thread.is_finished()).then_some(());
         assert!(
             within(PIPES, closed).is_some(),
             "{}: ended, but somebody it left behind holds its output open",
@@ -301,7 +300,6 @@ impl Output {
     ///
     /// # Panics
     /// When it is another one.
-    #[must_use = "or use it for its check alone, with drop()"]
     pub fn code(self, code: i32) -> Self {
         assert!(
             self.code == code,

@@ -17,8 +17,8 @@ const CAPABILITIES: &str = "00000000a80425fb";
 #[test]
 fn process_is_the_first_of_its_own_namespaces_with_dockers_capabilities() {
     let bed = Bed::new();
-    bed.start_sh("c", "sleep 1000");
-    let sh = |script: &str| bed.exec_sh("c", script).ok().out();
+    bed.start_sh("box", "sleep 1000");
+    let sh = |script: &str| bed.exec_sh("box", script).ok().out();
     let status = sh("cat /proc/1/status");
     assert_eq!(field(&status, "NSpid"), "1");
     for set in ["CapPrm", "CapEff", "CapBnd"] {
@@ -45,8 +45,10 @@ fn process_is_the_first_of_its_own_namespaces_with_dockers_capabilities() {
 fn descriptors_of_husk_do_not_leak_into_the_container() {
     let bed = Bed::new();
     let fds = bed.sh(&[], "exec ls -l /proc/self/fd").ok().out();
-    let numbers: Vec<&str> =
-        fds.lines().filter_map(|line| line.split(" -> ").next()?.split_whitespace().last()).collect();
+    let numbers: Vec<&str> = fds
+        .lines()
+        .filter_map(|line| line.split(" -> ").next()?.split_whitespace().last())
+        .collect();
     // 3 is the folder that ls reads.
     let allowed = ["0", "1", "2", "3", "0"];
     assert!(numbers.iter().all(|number| allowed.contains(number)), "{fds}");
@@ -55,8 +57,8 @@ fn descriptors_of_husk_do_not_leak_into_the_container() {
 #[test]
 fn proc_and_sys_are_masked_and_read_only_as_dockers() {
     let bed = Bed::new();
-    bed.start_sh("c", "sleep 1000");
-    let sh = |script: &str| bed.exec_sh("c", script).output();
+    bed.start_sh("box", "sleep 1000");
+    let sh = |script: &str| bed.exec_sh("box", script).output();
     for file in ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/interrupts"] {
         let script = format!("[ ! -e {file} ] || [ $(head -c 10 {file} | wc -c) = 0 ]");
         assert_eq!(sh(&script).code, 0, "{file} can be read");
@@ -80,8 +82,8 @@ fn proc_and_sys_are_masked_and_read_only_as_dockers() {
 #[test]
 fn devices_are_dockers_and_no_other_can_be_used() {
     let bed = Bed::new();
-    bed.start_sh("c", "sleep 1000");
-    let sh = |script: &str| bed.exec_sh("c", script).output();
+    bed.start_sh("box", "sleep 1000");
+    let sh = |script: &str| bed.exec_sh("box", script).output();
     let names = sh("ls /dev | tr '\\n' ' '").code(0).out();
     let wanted = [
         "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin",
@@ -107,8 +109,8 @@ fn devices_are_dockers_and_no_other_can_be_used() {
 #[test]
 fn network_is_loopback_and_names_are_the_containers() {
     let bed = Bed::new();
-    bed.husk(&["run", "-d", "--name", "c", "-h", "shell.example", BUSYBOX, "sleep", "1000"]).ok();
-    let sh = |script: &str| bed.exec_sh("c", script).ok().out();
+    bed.husk(&["run", "-d", "--name", "box", "-h", "shell.example", BUSYBOX, "sleep", "1000"]).ok();
+    let sh = |script: &str| bed.exec_sh("box", script).ok().out();
     assert_eq!(sh("hostname; cat /etc/hostname"), "shell.example\nshell.example");
     let hosts = sh("cat /etc/hosts");
     assert!(hosts.contains("127.0.0.1\tlocalhost") && hosts.contains("shell.example"), "{hosts}");
@@ -122,10 +124,10 @@ fn network_is_loopback_and_names_are_the_containers() {
 #[test]
 fn clock_is_the_hosts() {
     let bed = Bed::new();
-    bed.start_sh("c", "sleep 1000");
+    bed.start_sh("box", "sleep 1000");
     let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     let before = seconds(SystemTime::now());
-    let inside: f64 = bed.exec_sh("c", "date +%s").ok().out().parse().unwrap();
+    let inside: f64 = bed.exec_sh("box", "date +%s").ok().out().parse().unwrap();
     let after = seconds(SystemTime::now());
     assert!(inside > before - 2.0 && inside < after + 2.0, "{before} {inside} {after}");
 }

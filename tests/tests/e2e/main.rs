@@ -1,7 +1,18 @@
 //! husk as a user meets it: commands typed, virtual machines booted, what comes out compared.
 //! Each module is a theme. Nothing is skipped: what a test needs and does not find fails it.
 
+mod attach;
+mod exec;
+mod failures;
+mod hostile;
+mod image_content;
+mod images;
 mod inside;
+mod inspect;
+mod kills;
+mod life;
 mod limits;
+mod refused;
 mod run;
 mod stdio;
+mod terminal;

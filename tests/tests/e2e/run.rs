@@ -43,14 +43,12 @@ fn process_that_dies_of_a_signal_is_128_and_the_signal() {
 fn environment_is_images_then_files_then_flags() {
     let bed = Bed::new();
     let file = bed.path("env");
-    fs::write(&file, "# a comment\n\nFROM_FILE=one two\nBOTH=file\nFROM_HERE\nNOT_SET_ANYWHERE\n").unwrap();
+    fs::write(&file, "# a comment\n\nFROM_FILE=one two\nBOTH=file\nFROM_HERE\nNOT_SET_ANYWHERE\n")
+        .unwrap();
     let file = file.display().to_string();
     let flags = ["--env-file", &file, "-e", "BOTH=flag", "-e", "FROM_HERE_TOO", "-e", "EMPTY="];
-    let output = bed
-        .run(&flags, &["env"])
-        .env("FROM_HERE", "here")
-        .env("FROM_HERE_TOO", "here too")
-        .ok();
+    let output =
+        bed.run(&flags, &["env"]).env("FROM_HERE", "here").env("FROM_HERE_TOO", "here too").ok();
     let env = output.out();
     let lines: Vec<&str> = env.lines().collect();
     for wanted in [
@@ -124,19 +122,28 @@ fn images_user_and_working_directory_and_stop_signal_count() {
     let output = bed.husk(&["run", "--rm", "settled:1"]).ok();
     assert_eq!(output.out(), "user /var/tmp hi /bin:/usr/bin");
     let wait = "trap 'echo asked; exit 3' USR1; echo ready; while :; do sleep 0.1; done";
-    bed.husk(&["run", "-d", "--name", "s", "settled:1", "sh", "-c", wait]).ok();
-    let ready = || bed.husk(&["logs", "s"]).ok().out().contains("ready").then_some(());
+    bed.husk(&["run", "-d", "--name", "settled", "settled:1", "sh", "-c", wait]).ok();
+    let ready = || bed.husk(&["logs", "settled"]).ok().out().contains("ready").then_some(());
     husk_tests::wait::eventually(std::time::Duration::from_secs(20), "the trap is set", ready);
-    bed.husk(&["stop", "s"]).ok();
-    assert_eq!(bed.inspect("s")["State"]["ExitCode"], 3);
+    bed.husk(&["stop", "settled"]).ok();
+    assert_eq!(bed.inspect("settled")["State"]["ExitCode"], 3);
 }
 
 #[test]
 fn detached_run_prints_the_id_and_nothing_else() {
     let bed = Bed::new();
     let cidfile = bed.path("cid");
-    let words =
-        ["run", "-d", "--name", "web", "--cidfile", cidfile.to_str().unwrap(), BUSYBOX, "sleep", "1000"];
+    let words = [
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "--cidfile",
+        cidfile.to_str().unwrap(),
+        BUSYBOX,
+        "sleep",
+        "1000",
+    ];
     let output = bed.husk(&words).ok();
     let id = output.out();
     assert!(id.len() == 64 && id.chars().all(|c| c.is_ascii_hexdigit()), "{id}");
@@ -153,12 +160,12 @@ fn detached_run_prints_the_id_and_nothing_else() {
 #[test]
 fn container_that_is_to_be_removed_is_gone_at_the_end_however_it_ended() {
     let bed = Bed::new();
-    bed.sh(&["--name", "a"], "exit 3").output().code(3);
+    bed.sh(&["--name", "one"], "exit 3").output().code(3);
     bed.assert_nothing_left();
-    bed.husk(&["run", "-d", "--rm", "--name", "b", BUSYBOX, "sleep", "1000"]).ok();
-    bed.husk(&["kill", "b"]).ok();
+    bed.husk(&["run", "-d", "--rm", "--name", "two", BUSYBOX, "sleep", "1000"]).ok();
+    bed.husk(&["kill", "two"]).ok();
     let gone = || bed.containers().is_empty().then_some(());
-    husk_tests::wait::eventually(std::time::Duration::from_secs(10), "b is removed", gone);
+    husk_tests::wait::eventually(std::time::Duration::from_secs(10), "two is removed", gone);
     bed.assert_nothing_left();
 }
 
@@ -199,7 +206,9 @@ fn timings_say_where_the_time_went() {
     let bed = Bed::new();
     let output = bed.run(&["--timings"], &["true"]).ok();
     let text = output.err();
-    for phase in ["client and monitor", "VM start", "kernel", "agent", "container", "tear-down", "total"] {
+    for phase in
+        ["client and monitor", "VM start", "kernel", "agent", "container", "tear-down", "total"]
+    {
         let line = text.lines().find(|line| line.starts_with(phase));
         let line = line.unwrap_or_else(|| panic!("no {phase} in\n{text}"));
         assert!(line.ends_with(" ms"), "{line}");
