@@ -349,6 +349,20 @@ fn leftovers_of_the_dead_are_cleared_and_those_of_the_living_kept() {
 }
 
 #[test]
+fn nobody_can_pin_while_a_removal_asks_who_uses_the_image() {
+    let bed = Bed::new();
+    bed.load_one(&bed.write("a.tar", &archive(&simple_image().layout("1"))));
+    let asked = std::cell::Cell::new(false);
+    let in_use = |_: &ImageId| {
+        asked.set(true);
+        assert!(bed.store.lock_file().unwrap().try_lock_shared().is_err());
+        None
+    };
+    bed.store.remove("a:1", &in_use, false).unwrap();
+    assert!(asked.get());
+}
+
+#[test]
 fn pinned_images_are_not_removed_until_the_pin_goes() {
     let bed = Bed::new();
     bed.load_one(&bed.write("a.tar", &archive(&simple_image().layout("1"))));
