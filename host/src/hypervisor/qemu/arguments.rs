@@ -75,7 +75,11 @@ impl Machine<'_> {
         let memory = self.config.memory_mib;
         list.option(
             "-machine",
-            format!("microvm,{legacy},isa-serial=on,x-option-roms=off,memory-backend=memory"),
+            // Without ACPI tables the timer's interrupt is where a PC has it (with them the kernel
+            // looks for it in vain once it has no local timer), and so is the serial port.
+            format!(
+                "microvm,{legacy},acpi=off,isa-serial=on,x-option-roms=off,memory-backend=memory"
+            ),
         );
         list.option("-accel", self.accelerator.to_string());
         list.option(
@@ -102,8 +106,11 @@ impl Machine<'_> {
 
     fn kernel_command_line(&self) -> String {
         // A panic, a halt and a reboot all end QEMU, by -no-reboot and a triple fault.
+        // The machine has neither ACPI nor PCI: nothing is looked for.
         let mut words: Vec<String> =
-            ["console=ttyS0", "quiet", "panic=-1", "reboot=t"].map(String::from).to_vec();
+            ["console=ttyS0", "quiet", "panic=-1", "reboot=t", "acpi=off", "pci=off"]
+                .map(String::from)
+                .to_vec();
         if self.accelerator == Accelerator::Tcg {
             words.extend(self.translated_words());
         }
