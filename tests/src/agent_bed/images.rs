@@ -44,8 +44,11 @@ fn populate(root: &Path) -> Result<()> {
     }
     fs::write(root.join("masked/file"), "secret\n")?;
     fs::write(root.join("masked/folder/inside"), "secret\n")?;
-    fs::write(root.join("bin/broken"), "#!/no/such/interpreter\n")?;
-    fs::set_permissions(root.join("bin/broken"), fs::Permissions::from_mode(0o755))?;
+    for (name, content) in [("broken", "#!/no/such/interpreter\n"), ("garbage", "\x7fELF nonsense")] {
+        let program = root.join("bin").join(name);
+        fs::write(&program, content)?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    }
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
     Ok(())
 }
