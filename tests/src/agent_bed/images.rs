@@ -44,7 +44,8 @@ fn populate(root: &Path) -> Result<()> {
     }
     fs::write(root.join("masked/file"), "secret\n")?;
     fs::write(root.join("masked/folder/inside"), "secret\n")?;
-    for (name, content) in [("broken", "#!/no/such/interpreter\n"), ("garbage", "\x7fELF nonsense")] {
+    for (name, content) in [("broken", "#!/no/such/interpreter\n"), ("garbage", "\x7fELF nonsense")]
+    {
         let program = root.join("bin").join(name);
         fs::write(&program, content)?;
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;

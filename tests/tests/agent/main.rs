@@ -3,6 +3,7 @@
 
 mod filesystem;
 mod hostile;
+mod leaks;
 mod life;
 mod process;
 mod resources;
