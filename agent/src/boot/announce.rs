@@ -53,8 +53,7 @@ pub fn announce() -> Result<Announced, AnnounceError> {
     connect(connection.as_raw_fd(), &VsockAddr::new(HOST_CID, ANNOUNCE_PORT))
         .map_err(AnnounceError::Connect)?;
     let connection = File::from(connection);
-    let agent_us = since_boot_us().saturating_sub(boot_us);
-    Hello::new(env!("CARGO_PKG_VERSION"), boot_us, agent_us)
+    Hello::new(env!("CARGO_PKG_VERSION"), boot_us, since_boot_us().saturating_sub(boot_us))
         .write_to(&connection)
         .map_err(AnnounceError::Greet)?;
     Ok(Announced { connection: connection.into(), listener })

@@ -60,7 +60,7 @@ impl Mke2fs {
         let journal = if bytes < SMALL_BYTES { SMALL_JOURNAL_MIB } else { JOURNAL_MIB };
         let extended = format!("{init},root_owner=0:0,nodiscard,hash_seed={HASH_SEED}");
         let output = Command::new(&self.program)
-            .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0"])
+            .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-i", "16384", "-m", "0"])
             .args(["-O", FEATURES, "-J", journal, "-U", UUID, "-E", &extended])
             .arg(file)
             .env_clear()

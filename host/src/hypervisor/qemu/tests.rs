@@ -1,1 +1,127 @@
+use std::error::Error;
+use std::os::unix::fs::PermissionsExt;
 
+use super::super::BootPhase;
+use super::*;
+
+/// A configuration whose files exist, and QEMU played by a script.
+fn bench(script: &str) -> (tempfile::TempDir, VmConfig, Qemu) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let config = VmConfig {
+        kernel: file("vmlinux", ""),
+        initramfs: file("initramfs", ""),
+        kernel_args: vec![],
+        vcpus: 1,
+        memory_mib: 64,
+        disks: vec![],
+        guest_cid: 3,
+        host_cid: 2,
+        console_log: folder.path().join("console.log"),
+    };
+    let program = file(PROGRAM, &format!("#!/bin/sh\n{script}\n"));
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    (folder, config, Qemu::new(program, Accelerator::Tcg, None))
+}
+
+fn refusal(qemu: &Qemu, config: &VmConfig) -> VmError {
+    match qemu.start(config) {
+        Ok(_) => panic!("started"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn missing_files_are_named() {
+    let (folder, config, qemu) = bench("exit 0");
+    let missing = folder.path().join("missing");
+    let disk = Disk { serial: "root".into(), path: missing.clone(), read_only: true };
+    for (config, what) in [
+        (VmConfig { kernel: missing.clone(), ..config.clone() }, "kernel"),
+        (VmConfig { initramfs: missing.clone(), ..config.clone() }, "initramfs"),
+        (VmConfig { disks: vec![disk], ..config.clone() }, "disk"),
+        (VmConfig { console_log: missing.join("log"), ..config.clone() }, "console log"),
+    ] {
+        let error = refusal(&qemu, &config);
+        assert!(error.to_string().contains(what), "{error}");
+        assert!(error.to_string().contains("missing"), "{error}");
+        assert!(error.source().is_some());
+    }
+}
+
+#[test]
+fn serials_that_could_be_options_or_are_too_long_are_refused() {
+    let (_folder, config, qemu) = bench("exit 0");
+    for serial in ["", "a,b", "a=b", "a b", "ä", "123456789012345678901"] {
+        let disk = Disk { serial: serial.into(), path: config.kernel.clone(), read_only: true };
+        let error = refusal(&qemu, &VmConfig { disks: vec![disk], ..config.clone() });
+        assert!(matches!(&error, VmError::Serial { serial: s } if s == serial), "{error}");
+    }
+}
+
+#[test]
+fn vm_of_no_size_is_refused() {
+    let (_folder, config, qemu) = bench("exit 0");
+    for (vcpus, memory_mib) in [(0, 64), (1, 0)] {
+        let error = refusal(&qemu, &VmConfig { vcpus, memory_mib, ..config.clone() });
+        assert!(matches!(error, VmError::Size { .. }), "{error}");
+    }
+}
+
+#[test]
+fn vmm_that_fails_is_told_with_its_words_and_status() {
+    let (_folder, config, qemu) = bench("echo booting; echo cannot do that >&2; exit 3");
+    let mut vm = qemu.start(&config).unwrap();
+    let listener = vm.vsock().listen(1024, 1);
+    let gone = listener.and_then(|listener| listener.accept(std::time::Duration::from_secs(60)));
+    assert!(gone.is_err());
+    let status = loop {
+        if let Some(status) = vm.try_wait().unwrap() {
+            break status;
+        }
+    };
+    assert_eq!(status.code(), Some(3));
+    let diagnosis = vm.diagnose();
+    assert_eq!(diagnosis.phase, BootPhase::Kernel);
+    assert_eq!(diagnosis.stderr, ["cannot do that"]);
+    assert_eq!(diagnosis.console, ["booting"]);
+    assert!(diagnosis.to_string().contains("exit status: 3"), "{diagnosis}");
+    assert_eq!(std::fs::read_to_string(&config.console_log).unwrap(), "booting\n");
+}
+
+#[test]
+fn dropped_vm_is_gone() {
+    let (_folder, config, qemu) = bench("exec sleep 1000");
+    let vm = qemu.start(&config).unwrap();
+    let pid = nix::unistd::Pid::from_raw(vm.pid().try_into().unwrap());
+    assert!(nix::sys::signal::kill(pid, None).is_ok());
+    drop(vm);
+    assert_eq!(nix::sys::signal::kill(pid, None), Err(nix::errno::Errno::ESRCH));
+}
+
+#[test]
+fn console_that_floods_is_bounded() {
+    let (_folder, config, qemu) = bench("yes 0123456789 | head -c 5000000; echo; echo end");
+    let mut vm = qemu.start(&config).unwrap();
+    while vm.try_wait().unwrap().is_none() {}
+    let diagnosis = vm.diagnose();
+    assert_eq!(diagnosis.console.last().unwrap(), "end");
+    let previous = super::super::console::previous(&config.console_log);
+    for path in [&config.console_log, &previous] {
+        assert!(std::fs::metadata(path).unwrap().len() <= CONSOLE_FILE_BYTES);
+    }
+}
+
+#[test]
+fn program_is_looked_for_in_every_folder_of_the_path() {
+    let (folder, _config, _) = bench("exit 0");
+    let path = std::env::join_paths([Path::new("/no/such/folder"), folder.path()]).unwrap();
+    assert_eq!(find_in(&path), Some(folder.path().join(PROGRAM)));
+    let program = folder.path().join(PROGRAM);
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(find_in(&path), None);
+}

@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
@@ -15,7 +17,9 @@ use super::{BLOCK_SIZE, BLOCK_SIZE_U64};
 const MAX_TAIL: u64 = 2048;
 /// Most bytes of tails held in memory; files after that take whole blocks.
 const MAX_TAILS: usize = 64 << 20;
-const WRITE_BUFFER: usize = 1 << 20;
+const WRITE_BUFFER: usize = 256 << 10;
+/// Blocks after which the disk is asked to start writing.
+const WRITEBACK_BLOCKS: u32 = (16 << 20) / 4096;
 /// Zeros up to this many bytes are written; more become a hole in the image file.
 const MAX_WRITTEN_ZEROS: u64 = 64 << 10;
 
@@ -71,14 +75,19 @@ pub struct DataWriter {
     out: BufWriter<File>,
     next_block: u32,
     tails: Vec<u8>,
+    writeback: Writeback,
+    /// Block at which the disk is asked again.
+    writeback_at: u32,
 }
 
 impl DataWriter {
     /// Data into `file`, which is empty.
     pub fn new(file: File) -> Result<Self, DataError> {
+        let writeback = Writeback::start(file.try_clone()?)?;
         let mut out = BufWriter::with_capacity(WRITE_BUFFER, file);
         out.seek(SeekFrom::Start(BLOCK_SIZE_U64))?;
-        Ok(DataWriter { out, next_block: 1, tails: Vec::new() })
+        let (next_block, writeback_at) = (1, WRITEBACK_BLOCKS);
+        Ok(DataWriter { out, next_block, tails: Vec::new(), writeback, writeback_at })
     }
 
     /// A file of `size` bytes begins; its inode will have `xattr_bytes` of attributes.
@@ -115,6 +124,7 @@ impl DataWriter {
     /// blocks of `dropped` become holes; their number is given back.
     pub(super) fn close(&mut self, dropped: &[Content]) -> Result<u64, DataError> {
         self.out.flush()?;
+        self.writeback.stop()?;
         let file = self.out.get_mut();
         let mut freed = 0;
         for content in dropped.iter().filter(|content| content.blocks() > 0) {
@@ -190,7 +200,53 @@ impl FileWriter<'_> {
         let padding = usize::try_from(padding).unwrap_or(0);
         self.data.next_block = self.next_block;
         self.data.out.write_all(&[0; BLOCK_SIZE][..padding])?;
+        if self.data.next_block >= self.data.writeback_at {
+            self.data.writeback.request();
+            self.data.writeback_at = self.data.next_block.saturating_add(WRITEBACK_BLOCKS);
+        }
         Ok(self.content)
+    }
+}
+
+/// A thread that makes the disk write while layers are still read, so that little is left to
+/// wait for at the end.
+struct Writeback {
+    /// Gone when the thread is to stop.
+    requests: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Writeback {
+    fn start(file: File) -> io::Result<Self> {
+        let (requests, requested) = sync_channel(1);
+        let thread = thread::Builder::new().name("writeback".to_owned()).spawn(move || {
+            // An error is told here only: the kernel reports it once for each open file.
+            requested.iter().try_for_each(|()| file.sync_data())
+        })?;
+        Ok(Writeback { requests: Some(requests), thread: Some(thread) })
+    }
+
+    fn request(&self) {
+        if let Some(requests) = &self.requests {
+            // One that waits already is as good; a thread that stopped has an error to tell.
+            let _ = requests.try_send(());
+        }
+    }
+
+    fn stop(&mut self) -> Result<(), DataError> {
+        self.requests = None;
+        match self.thread.take().map(JoinHandle::join) {
+            None | Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(error))) => Err(DataError::Write(error)),
+            Some(Err(_)) => Err(DataError::Write(io::Error::other("the writing thread panicked"))),
+        }
+    }
+}
+
+impl Drop for Writeback {
+    fn drop(&mut self) {
+        // A load that failed has told why.
+        let _ = self.stop();
     }
 }
 

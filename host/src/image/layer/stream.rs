@@ -100,7 +100,10 @@ pub fn stream_layer<E: From<LayerError>>(
     let (chunks_out, chunks_in) = sync_channel(CHUNKS_UNDER_WAY);
     let (empty_out, empty_in) = channel();
     thread::scope(|scope| {
-        let producer = scope.spawn(move || produce(blob, compression, &chunks_out, &empty_in));
+        let producer = thread::Builder::new()
+            .name("layer".to_owned())
+            .spawn_scoped(scope, move || produce(blob, compression, &chunks_out, &empty_in))
+            .map_err(LayerError::Blob)?;
         let hasher = (!same_bytes).then(|| layout.diff_id.hasher());
         let mut stream = LayerStream {
             chunks: chunks_in,

@@ -298,3 +298,6 @@ fn watch_kicks(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ pub mod packet;
 pub mod streams;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use handle::{VsockHandle, VsockListener};
 
