@@ -1,6 +1,8 @@
 //! The agent's behaviour, asserted from inside of containers: what the process sees and can do, and
 //! not what the agent says. Skipped, loudly, where there is no QEMU or no guest image.
 
+#![allow(clippy::unwrap_used, reason = "what cannot be unwrapped is a failed case")]
+
 mod filesystem;
 mod hostile;
 mod leaks;
