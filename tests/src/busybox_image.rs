@@ -3,23 +3,14 @@
 //!
 //! Not a builder of images: no second layer, no instructions.
 
-use std::fs::{self, File};
-use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use tar::{EntryType, Header};
+use serde_json::json;
 
-/// OCI image-spec, media types.
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+use crate::image::{Image, Layer, Packing};
+
 /// The tag of the image in its layout. OCI image-spec, `org.opencontainers.image.ref.name`.
 const TAG: &str = "latest";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -70,116 +61,47 @@ pub fn applets(busybox: &Path) -> Result<Vec<String>> {
     Ok(applets)
 }
 
-/// Writes the image layout into `out`: blobs first, the index last, so that a reader who finds the
-/// index finds all. `out` is made when missing; an older image in it is replaced.
+/// The image's only layer.
+#[must_use]
+pub fn layer(program: &[u8], applets: &[String]) -> Layer {
+    let folders =
+        FOLDERS.iter().fold(Layer::new(), |layer, &(name, mode)| layer.dir(name, mode));
+    let files = folders
+        .file("bin/busybox", 0o755, program)
+        .file("etc/group", 0o644, GROUP)
+        .file("etc/passwd", 0o644, PASSWD)
+        .file("etc/profile", 0o644, PROFILE);
+    applets.iter().fold(files, |layer, applet| layer.symlink(applet, "/bin/busybox"))
+}
+
+/// The image.
+#[must_use]
+pub fn image(program: &[u8], applets: &[String], packing: Packing) -> Image {
+    Image::new()
+        .layer(&layer(program, applets), packing)
+        .set("Env", json!([format!("PATH={PATH}")]))
+}
+
+/// Writes the image layout into `out`, which is made when missing; an older image in it is
+/// replaced.
 ///
 /// # Errors
 /// Those of the file system.
 pub fn write(program: &[u8], applets: &[String], out: &Path) -> Result<()> {
-    let blobs = out.join("blobs/sha256");
-    fs::create_dir_all(&blobs).with_context(|| format!("create {}", blobs.display()))?;
-    let tar = layer(program, applets).context("pack layer")?;
-    let diff_id = digest(&tar);
-    let layer = put(&blobs, LAYER, &gzip(&tar)?)?;
-    let config = put_json(&blobs, CONFIG, &config(&diff_id))?;
-    let manifest = put_json(
-        &blobs,
-        MANIFEST,
-        &json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": config,
-            "layers": [layer],
-        }),
-    )?;
-    let mut entry = manifest;
-    entry["annotations"] = json!({ "org.opencontainers.image.ref.name": TAG });
-    entry["platform"] = json!({ "architecture": "amd64", "os": "linux" });
-    let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [entry] });
-    replace(&out.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    replace(&out.join("index.json"), &serde_json::to_vec(&index)?)
-}
-
-fn config(diff_id: &str) -> Value {
-    json!({
-        "architecture": "amd64",
-        "os": "linux",
-        "created": "1970-01-01T00:00:00Z",
-        "config": { "Cmd": ["sh"], "Env": [format!("PATH={PATH}")] },
-        "rootfs": { "type": "layers", "diff_ids": [diff_id] },
-        "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": "busybox-image" }],
-    })
-}
-
-fn layer(program: &[u8], applets: &[String]) -> Result<Vec<u8>> {
-    let mut tar = tar::Builder::new(Vec::new());
-    for (name, mode) in FOLDERS {
-        tar.append_data(&mut header(EntryType::Directory, mode, 0), format!("{name}/"), &[][..])?;
-    }
-    let files = [
-        ("bin/busybox", 0o755, program),
-        ("etc/group", 0o644, GROUP.as_bytes()),
-        ("etc/passwd", 0o644, PASSWD.as_bytes()),
-        ("etc/profile", 0o644, PROFILE.as_bytes()),
-    ];
-    for (name, mode, data) in files {
-        let size = data.len() as u64;
-        tar.append_data(&mut header(EntryType::Regular, mode, size), name, data)?;
-    }
-    for applet in applets {
-        let mut header = header(EntryType::Symlink, 0o777, 0);
-        tar.append_link(&mut header, applet, "/bin/busybox")?;
-    }
-    Ok(tar.into_inner()?)
-}
-
-fn header(kind: EntryType, mode: u32, size: u64) -> Header {
-    let mut header = Header::new_ustar();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(size);
-    header
-}
-
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes)?;
-    Ok(encoder.finish()?)
-}
-
-fn digest(bytes: &[u8]) -> String {
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
-}
-
-fn put_json(blobs: &Path, media_type: &str, value: &Value) -> Result<Value> {
-    put(blobs, media_type, &serde_json::to_vec(value)?)
-}
-
-/// Stores a blob and returns its descriptor. OCI image-spec, content descriptors.
-fn put(blobs: &Path, media_type: &str, bytes: &[u8]) -> Result<Value> {
-    let digest = digest(bytes);
-    replace(&blobs.join(digest.trim_start_matches("sha256:")), bytes)?;
-    Ok(json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() }))
-}
-
-fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let new = path.with_extension(format!("new{}", std::process::id()));
-    File::create(&new)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| fs::rename(&new, path))
-        .with_context(|| format!("write {}", path.display()))
+    let image = image(program, applets, Packing::Gzip);
+    image.write_layout(out, TAG).with_context(|| format!("write {}", out.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::fs;
     use std::io::Read;
 
+    use serde_json::Value;
+
     use super::*;
+    use crate::image::digest;
 
     fn image() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -214,7 +136,7 @@ mod tests {
 
     #[test]
     fn layer_has_the_program_once_and_applets_as_links_to_it() {
-        let tar = layer(b"program", &["bin/sh".to_owned()]).unwrap();
+        let tar = layer(b"program", &["bin/sh".to_owned()]).to_tar();
         let mut entries = BTreeMap::new();
         for entry in tar::Archive::new(tar.as_slice()).entries().unwrap() {
             let entry = entry.unwrap();

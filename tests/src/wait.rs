@@ -1,0 +1,29 @@
+//! Waiting for what happens in another process, with a deadline that says what was waited for.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How often a condition is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Waits until `look` gives something. Blocks up to `deadline`.
+///
+/// # Panics
+/// With `what`, when the time is up.
+pub fn eventually<T>(deadline: Duration, what: &str, look: impl FnMut() -> Option<T>) -> T {
+    within(deadline, look).unwrap_or_else(|| panic!("not within {deadline:?}: {what}"))
+}
+
+/// Waits until `look` gives something, or the time is up.
+pub fn within<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        if Instant::now() >= end {
+            return None;
+        }
+        sleep(LOOK_AGAIN);
+    }
+}
