@@ -70,9 +70,8 @@ fn busybox_path() -> &'static Path {
 #[must_use]
 pub fn busybox() -> Image {
     static APPLETS: OnceLock<Vec<String>> = OnceLock::new();
-    let applets = APPLETS.get_or_init(|| {
-        busybox_image::applets(busybox_path()).expect("busybox lists its applets")
-    });
+    let applets = APPLETS
+        .get_or_init(|| busybox_image::applets(busybox_path()).expect("busybox lists its applets"));
     busybox_image::image(busybox_program(), applets, Packing::Tar)
 }
 

@@ -64,8 +64,7 @@ pub fn applets(busybox: &Path) -> Result<Vec<String>> {
 /// The image's only layer.
 #[must_use]
 pub fn layer(program: &[u8], applets: &[String]) -> Layer {
-    let folders =
-        FOLDERS.iter().fold(Layer::new(), |layer, &(name, mode)| layer.dir(name, mode));
+    let folders = FOLDERS.iter().fold(Layer::new(), |layer, &(name, mode)| layer.dir(name, mode));
     let files = folders
         .file("bin/busybox", 0o755, program)
         .file("etc/group", 0o644, GROUP)

@@ -49,13 +49,7 @@ pub fn cpio(files: &[(&str, &[u8])]) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
-fn entry(
-    out: &mut Vec<u8>,
-    inode: usize,
-    mode: u32,
-    name: &str,
-    content: &[u8],
-) -> io::Result<()> {
+fn entry(out: &mut Vec<u8>, inode: usize, mode: u32, name: &str, content: &[u8]) -> io::Result<()> {
     let size = u32::try_from(content.len()).map_err(io::Error::other)?;
     let (inode, name_size) = (inode & 0xffff, name.len() + 1);
     // Magic, inode, mode, owner, group, links, time, size, two devices of two numbers, length of

@@ -32,9 +32,7 @@ fn holds(haystack: &[u8], needle: &[u8]) -> bool {
 
 /// Known by its environment, its command line, or a file that it has open.
 fn belongs(proc: &Path, folder: &[u8]) -> bool {
-    let mentions = |file: &str| {
-        fs::read(proc.join(file)).is_ok_and(|bytes| holds(&bytes, folder))
-    };
+    let mentions = |file: &str| fs::read(proc.join(file)).is_ok_and(|bytes| holds(&bytes, folder));
     let opens = || {
         let Ok(fds) = fs::read_dir(proc.join("fd")) else { return false };
         let targets = fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
@@ -95,7 +93,10 @@ pub fn of_idle(folder: &Path, data: &Path, runtime: &Path) -> Vec<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let folder_text = folder.display().to_string();
     lines.extend(
-        mounts.lines().filter(|line| line.contains(&folder_text)).map(|line| format!("mount {line}")),
+        mounts
+            .lines()
+            .filter(|line| line.contains(&folder_text))
+            .map(|line| format!("mount {line}")),
     );
     let mut files = Vec::new();
     find(runtime, &|_| true, &mut files);

@@ -253,9 +253,8 @@ impl Running<'_> {
             );
         }
         let took = self.began.elapsed();
-        let closed = || {
-            (self.stdout.thread.is_finished() && self.stderr.thread.is_finished()).then_some(())
-        };
+        let closed =
+            || (self.stdout.thread.is_finished() && self.stderr.thread.is_finished()).then_some(());
         assert!(
             within(PIPES, closed).is_some(),
             "{}: ended, but somebody it left behind holds its output open",

@@ -132,7 +132,11 @@ impl<'a> Terminal<'a> {
             panic!("husk still runs; screen:\n{}\n{}", self.screen(), self.bed.logs());
         };
         let now = tcgetattr(&self.line).expect("a terminal has attributes");
-        assert!(now == self.before, "the terminal is not as it was: {now:?}, was {:?}", self.before);
+        assert!(
+            now == self.before,
+            "the terminal is not as it was: {now:?}, was {:?}",
+            self.before
+        );
         status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(127))
     }
 }

@@ -44,9 +44,7 @@ impl Packing {
                 let packed = encoder.write_all(bytes).and_then(|()| encoder.finish());
                 packed.expect("writing into memory works")
             }
-            Self::Zstd => {
-                zstd::encode_all(bytes, ZSTD_LEVEL).expect("writing into memory works")
-            }
+            Self::Zstd => zstd::encode_all(bytes, ZSTD_LEVEL).expect("writing into memory works"),
         }
     }
 
@@ -136,8 +134,10 @@ impl Image {
     fn configuration(&self) -> Vec<u8> {
         let diff_ids: Vec<_> = self.layers.iter().map(|(tar, _)| digest(tar)).collect();
         let created = "1970-01-01T00:00:00Z";
-        let history: Vec<_> =
-            diff_ids.iter().map(|_| json!({ "created": created, "created_by": "a file list" })).collect();
+        let history: Vec<_> = diff_ids
+            .iter()
+            .map(|_| json!({ "created": created, "created_by": "a file list" }))
+            .collect();
         json_bytes(&json!({
             "architecture": "amd64",
             "os": "linux",
@@ -220,7 +220,8 @@ impl Image {
 }
 
 fn archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
-    let add = |layer: Layer, (name, bytes): &(String, Vec<u8>)| layer.file(name, 0o644, bytes.clone());
+    let add =
+        |layer: Layer, (name, bytes): &(String, Vec<u8>)| layer.file(name, 0o644, bytes.clone());
     files.iter().fold(Layer::new(), add).to_tar()
 }
 

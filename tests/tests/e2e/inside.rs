@@ -45,8 +45,10 @@ fn process_is_the_first_of_its_own_namespaces_with_dockers_capabilities() {
 fn descriptors_of_husk_do_not_leak_into_the_container() {
     let bed = Bed::new();
     let fds = bed.sh(&[], "exec ls -l /proc/self/fd").ok().out();
-    let numbers: Vec<&str> =
-        fds.lines().filter_map(|line| line.split(" -> ").next()?.split_whitespace().last()).collect();
+    let numbers: Vec<&str> = fds
+        .lines()
+        .filter_map(|line| line.split(" -> ").next()?.split_whitespace().last())
+        .collect();
     // 3 is the folder that ls reads.
     let allowed = ["0", "1", "2", "3", "0"];
     assert!(numbers.iter().all(|number| allowed.contains(number)), "{fds}");

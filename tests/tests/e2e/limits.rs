@@ -7,7 +7,10 @@ use husk_tests::{BUSYBOX, Bed};
 #[test]
 fn limits_are_seen_inside() {
     let bed = Bed::new();
-    bed.husk(&["run", "-d", "--name", "c", "-m", "128m", "--cpus", "0.5", BUSYBOX, "sleep", "1000"]).ok();
+    bed.husk(&[
+        "run", "-d", "--name", "c", "-m", "128m", "--cpus", "0.5", BUSYBOX, "sleep", "1000",
+    ])
+    .ok();
     let sh = |script: &str| bed.exec_sh("c", script).ok().out();
     assert_eq!(sh("cat /sys/fs/cgroup/memory.max"), (128 << 20).to_string());
     assert_eq!(sh("cat /sys/fs/cgroup/cpu.max"), "50000 100000");
@@ -31,8 +34,19 @@ fn as_many_cpus_are_there_as_were_asked_for() {
 #[test]
 fn half_a_cpu_is_half_the_time() {
     let bed = Bed::new();
-    bed.husk(&["run", "-d", "--name", "c", "--cpus", "0.5", BUSYBOX, "sh", "-c", "while :; do :; done"])
-        .ok();
+    bed.husk(&[
+        "run",
+        "-d",
+        "--name",
+        "c",
+        "--cpus",
+        "0.5",
+        BUSYBOX,
+        "sh",
+        "-c",
+        "while :; do :; done",
+    ])
+    .ok();
     // By the guest's own accounts, so that a busy host does not count.
     let script = "a=$(cat /proc/uptime); b=$(grep usage_usec /sys/fs/cgroup/cpu.stat); sleep 4; \
                   c=$(cat /proc/uptime); d=$(grep usage_usec /sys/fs/cgroup/cpu.stat); echo $a $b $c $d";
@@ -43,7 +57,10 @@ fn half_a_cpu_is_half_the_time() {
     };
     let share = (used_after - used_before) / 1e6 / (up_after - up_before);
     assert!(share < 0.7, "{share}: {output}");
-    assert!(bed.exec_sh("c", "grep nr_throttled /sys/fs/cgroup/cpu.stat").ok().out() != "nr_throttled 0");
+    assert!(
+        bed.exec_sh("c", "grep nr_throttled /sys/fs/cgroup/cpu.stat").ok().out()
+            != "nr_throttled 0"
+    );
 }
 
 #[test]

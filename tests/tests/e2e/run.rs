@@ -43,14 +43,12 @@ fn process_that_dies_of_a_signal_is_128_and_the_signal() {
 fn environment_is_images_then_files_then_flags() {
     let bed = Bed::new();
     let file = bed.path("env");
-    fs::write(&file, "# a comment\n\nFROM_FILE=one two\nBOTH=file\nFROM_HERE\nNOT_SET_ANYWHERE\n").unwrap();
+    fs::write(&file, "# a comment\n\nFROM_FILE=one two\nBOTH=file\nFROM_HERE\nNOT_SET_ANYWHERE\n")
+        .unwrap();
     let file = file.display().to_string();
     let flags = ["--env-file", &file, "-e", "BOTH=flag", "-e", "FROM_HERE_TOO", "-e", "EMPTY="];
-    let output = bed
-        .run(&flags, &["env"])
-        .env("FROM_HERE", "here")
-        .env("FROM_HERE_TOO", "here too")
-        .ok();
+    let output =
+        bed.run(&flags, &["env"]).env("FROM_HERE", "here").env("FROM_HERE_TOO", "here too").ok();
     let env = output.out();
     let lines: Vec<&str> = env.lines().collect();
     for wanted in [
@@ -135,8 +133,17 @@ fn images_user_and_working_directory_and_stop_signal_count() {
 fn detached_run_prints_the_id_and_nothing_else() {
     let bed = Bed::new();
     let cidfile = bed.path("cid");
-    let words =
-        ["run", "-d", "--name", "web", "--cidfile", cidfile.to_str().unwrap(), BUSYBOX, "sleep", "1000"];
+    let words = [
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "--cidfile",
+        cidfile.to_str().unwrap(),
+        BUSYBOX,
+        "sleep",
+        "1000",
+    ];
     let output = bed.husk(&words).ok();
     let id = output.out();
     assert!(id.len() == 64 && id.chars().all(|c| c.is_ascii_hexdigit()), "{id}");
@@ -199,7 +206,9 @@ fn timings_say_where_the_time_went() {
     let bed = Bed::new();
     let output = bed.run(&["--timings"], &["true"]).ok();
     let text = output.err();
-    for phase in ["client and monitor", "VM start", "kernel", "agent", "container", "tear-down", "total"] {
+    for phase in
+        ["client and monitor", "VM start", "kernel", "agent", "container", "tear-down", "total"]
+    {
         let line = text.lines().find(|line| line.starts_with(phase));
         let line = line.unwrap_or_else(|| panic!("no {phase} in\n{text}"));
         assert!(line.ends_with(" ms"), "{line}");

@@ -71,10 +71,8 @@ fn reader_that_goes_away_does_not_hang_the_run() {
 fn output_that_nobody_reads_stops_the_process_and_nothing_else() {
     let bed = Bed::new();
     // The shell of the test reads after a while: all of it must be there, in order.
-    let script = format!(
-        "'{}' run --rm {BUSYBOX} seq 1 200000 | (sleep 3; sha256sum)",
-        bed.bin().display()
-    );
+    let script =
+        format!("'{}' run --rm {BUSYBOX} seq 1 200000 | (sleep 3; sha256sum)", bed.bin().display());
     let output = bed.program("sh", &["-c", &script]).ok();
     let wanted: String = (1..=200_000).map(|number| format!("{number}\n")).collect();
     let wanted = digest(wanted.as_bytes());
