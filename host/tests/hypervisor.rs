@@ -208,7 +208,8 @@ fn guest_that_panics_is_told_with_its_last_words() {
     let mut guest = guest_or_skip!();
     let mut stream = guest.job(b'!');
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
-    let diagnosis = wait_for_exit(&mut *guest.vm);
+    let diagnosis = guest.vm.diagnose();
+    assert!(diagnosis.exit.is_some(), "{diagnosis}");
     assert_eq!(diagnosis.phase, BootPhase::UserSpace);
     let console = diagnosis.console.join("\n");
     assert!(console.contains("Kernel panic"), "{console}");
@@ -238,7 +239,8 @@ fn kernel_that_is_none_is_told_by_the_vmm() {
             ErrorKind::ConnectionAborted
         );
     }
-    let diagnosis = wait_for_exit(&mut *vm);
+    let diagnosis = vm.diagnose();
+    assert!(diagnosis.exit.is_some(), "{diagnosis}");
     assert!(diagnosis.phase <= BootPhase::Machine, "{diagnosis}");
     assert!(diagnosis.stderr.join(" ").contains("kernel"), "{diagnosis}");
 }

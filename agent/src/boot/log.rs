@@ -1,9 +1,13 @@
 //! A line now and then in the kernel's log: syslog(2) has the levels. Nothing that a container or a
 //! spec holds is written there.
 
-use std::{fs::OpenOptions, io::Write};
+use std::{fs::OpenOptions, io, io::Write};
+
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 const KMSG: &str = "/dev/kmsg";
+/// Documentation/admin-guide/devices.txt, /dev/kmsg.
+const KMSG_NUMBER: (u64, u64) = (1, 11);
 
 /// `KERN_INFO`.
 pub fn info(message: &str) {
@@ -17,12 +21,16 @@ pub fn error(message: &str) {
 
 fn write(level: &str, message: &str) {
     let line = format!("<{level}>husk-agent: {message}\n");
-    // One record for each write. Before /dev is there, the console that the kernel has opened will do.
-    let logged = OpenOptions::new()
-        .write(true)
-        .open(KMSG)
-        .and_then(|mut kmsg| kmsg.write_all(line.as_bytes()));
-    if logged.is_err() {
-        let _ = writeln!(std::io::stderr(), "husk-agent: {message}");
+    if append(&line).is_err() {
+        // Before devtmpfs is mounted.
+        let (major, minor) = KMSG_NUMBER;
+        let _ = mknod(KMSG, SFlag::S_IFCHR, Mode::S_IWUSR, makedev(major, minor));
+        // Nobody is left to be told when this fails too.
+        let _ = append(&line);
     }
+}
+
+/// One record for each write.
+fn append(line: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(KMSG)?.write_all(line.as_bytes())
 }

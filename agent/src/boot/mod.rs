@@ -59,6 +59,9 @@ pub enum BootError {
 
 /// Is PID 1: boots, serves, and powers off, whatever happens.
 pub fn run() -> ! {
+    // The runtime of the language knows nothing of the kernel's log, and the first process has no other
+    // place to complain.
+    std::panic::set_hook(Box::new(|panic| log::error(&panic.to_string())));
     match boot() {
         Ok(Ending::Shutdown) => log::info("shut down"),
         Ok(Ending::HostGone) => log::info("the host has closed the connection"),
@@ -72,6 +75,8 @@ fn boot() -> Result<Ending, BootError> {
     let announced = announce::announce().map_err(BootError::Announce)?;
     mounts::move_root()?;
     mounts::mount_pseudo_filesystems()?;
+    mounts::hasten_grace_periods();
+    mounts::mount_cgroups()?;
     mounts::make_folders()?;
     cgroup::set_up_root().map_err(BootError::Cgroup)?;
     network::raise_loopback().map_err(BootError::Loopback)?;

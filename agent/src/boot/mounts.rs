@@ -32,15 +32,18 @@ const fn pseudo(
     PseudoFilesystem { fstype, target, flags, options }
 }
 
-const PSEUDO_FILESYSTEMS: [PseudoFilesystem; 7] = [
+const PSEUDO_FILESYSTEMS: [PseudoFilesystem; 6] = [
     pseudo("proc", "/proc", PLAIN, None),
     pseudo("sysfs", "/sys", PLAIN, None),
     pseudo("devtmpfs", "/dev", DEVICES, Some("mode=755")),
     pseudo("devpts", "/dev/pts", DEVICES, Some("mode=620,ptmxmode=666,gid=5")),
     pseudo("tmpfs", "/run", PLAIN, Some("mode=755")),
     pseudo("tmpfs", "/tmp", PLAIN, Some("mode=1777")),
-    pseudo("cgroup2", "/sys/fs/cgroup", PLAIN, None),
 ];
+
+const CGROUPS: PseudoFilesystem = pseudo("cgroup2", "/sys/fs/cgroup", PLAIN, None);
+/// Documentation/RCU: /sys/kernel/rcu_expedited.
+const RCU_EXPEDITED: &str = "/sys/kernel/rcu_expedited";
 
 fn failed(what: &'static str) -> impl FnOnce(Errno) -> BootError {
     move |source| BootError::Mount { what, source }
@@ -67,16 +70,31 @@ pub fn move_root() -> Result<(), BootError> {
         .map_err(failed("a root of its own"))
 }
 
-/// What the kernel shows of itself.
-pub fn mount_pseudo_filesystems() -> Result<(), BootError> {
-    for PseudoFilesystem { fstype, target, flags, options } in PSEUDO_FILESYSTEMS {
-        // sysfs has the folder of the cgroup tree.
-        if !target.starts_with("/sys/") {
-            make(target)?;
-        }
-        mount(Some(fstype), target, Some(fstype), flags, options).map_err(failed(target))?;
+impl PseudoFilesystem {
+    fn mount(&self) -> Result<(), BootError> {
+        let Self { fstype, target, flags, options } = *self;
+        mount(Some(fstype), target, Some(fstype), flags, options).map_err(failed(target))
     }
-    Ok(())
+}
+
+/// What the kernel shows of itself, but control groups.
+pub fn mount_pseudo_filesystems() -> Result<(), BootError> {
+    PSEUDO_FILESYSTEMS.iter().try_for_each(|filesystem| {
+        make(filesystem.target)?;
+        filesystem.mount()
+    })
+}
+
+/// Lets the kernel interrupt its few processors instead of waiting for them, whenever it changes
+/// mounts, namespaces or control groups: some milliseconds each time.
+pub fn hasten_grace_periods() {
+    // Without it everything works, and slower.
+    let _ = std::fs::write(RCU_EXPEDITED, "1");
+}
+
+/// Control groups, in the folder that sysfs has for them.
+pub fn mount_cgroups() -> Result<(), BootError> {
+    CGROUPS.mount()
 }
 
 /// What the agent works in.

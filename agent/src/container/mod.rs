@@ -43,6 +43,11 @@ pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// Runs the second stage. Returns only when it fails.
 #[must_use]
 pub fn run() -> ExitCode {
+    // Processes of a container that is entered could look into the stage, which is root until it
+    // drops its privileges. The exec of the user's program undoes it.
+    if nix::sys::prctl::set_dumpable(false).is_err() {
+        return ExitCode::FAILURE;
+    }
     // Without its link the stage can tell nobody.
     let Ok(link) = Link::inherited() else { return ExitCode::FAILURE };
     let error = match stage(&link) {

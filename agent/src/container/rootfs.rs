@@ -128,7 +128,7 @@ impl Builder<'_> {
             MountKind::Cgroup => (self.cgroup_mount(options).map_err(failed)?, self.folder(plan)?),
             MountKind::Kernel { fstype } => {
                 let place = self.plain_folder(plan)?;
-                (mount::make(fstype, None, options).map_err(failed)?, place)
+                (mount::make(fstype, Some(fstype), options).map_err(failed)?, place)
             }
             MountKind::Filesystem { fstype, source } => {
                 let (place, options) = self.folder_for(plan, fstype, options)?;
@@ -148,7 +148,7 @@ impl Builder<'_> {
     /// only its part.
     fn cgroup_mount(&self, options: &MountOptions) -> Result<OwnedFd, mount::MountError> {
         if self.plan.namespaces.cgroup {
-            mount::make("cgroup2", None, options)
+            mount::make("cgroup2", Some("cgroup"), options)
         } else {
             mount::bind(&Path::new(CGROUP_ROOT).join(self.cgroup), Depth::One, options)
         }

@@ -17,7 +17,7 @@ use crate::supervisor::{
 };
 
 /// How long the host has to close the connection after the answer to `Shutdown`.
-pub const ANSWER_GRACE: Duration = Duration::from_millis(500);
+pub const ANSWER_GRACE: Duration = Duration::from_millis(100);
 
 /// The service.
 pub struct Service {

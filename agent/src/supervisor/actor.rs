@@ -113,9 +113,9 @@ impl Actor {
             Note::Started(id, result, reply) => {
                 if let Some(Container::Present(present)) = self.containers.get_mut(&id)
                     && matches!(present.phase, Phase::Starting)
-                    && result.is_ok()
                 {
-                    present.phase = Phase::Running;
+                    // A stage that has failed is about to end: nobody needs to wait for it.
+                    present.phase = if result.is_ok() { Phase::Running } else { Phase::Stopped };
                 }
                 answer(reply, result);
             }

@@ -43,7 +43,7 @@ async fn release(mut assets: Arc<super::assets::Assets>) -> Result<()> {
     Err(SupervisorError::Step { step: "wait for what is under way", source })
 }
 
-/// Takes all of them down at once, and writes everything back.
+/// Takes all of them down at once. Their disks are written back by it.
 ///
 /// # Errors
 /// The first failure; all are tried.
@@ -53,6 +53,5 @@ pub async fn delete_all(containers: Vec<ContainerId>, desk: Desk) -> Result<()> 
         async move { desk.destroy(id).await }
     }))
     .await;
-    blocking(nix::unistd::sync).await?;
     results.into_iter().collect()
 }

@@ -191,7 +191,10 @@ fn start_attached(
     match attachment.started()? {
         Ok(streams) => finish(attachment.run(streams)?, timings),
         Err(signal) => {
-            engine.stop(container, Some(0))?;
+            // As it stands now: it was not live when we began.
+            if let Some(container) = engine.settle(container)? {
+                engine.stop(&container, Some(0))?;
+            }
             Ok(signal_exit(signal))
         }
     }

@@ -138,6 +138,19 @@ pub struct Exit {
     pub oom_killed: bool,
 }
 
+/// What an agent says of itself and its machine. Not to be trusted further than its guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// Its release.
+    pub agent_version: String,
+    /// Its resident memory.
+    pub agent_resident_bytes: u64,
+    /// All memory of the guest.
+    pub memory_total_bytes: u64,
+    /// CPUs that run.
+    pub online_cpus: u32,
+}
+
 /// Reads the agent's hello from the connection that it opened. Blocks up to `deadline`.
 ///
 /// # Errors
@@ -327,6 +340,20 @@ impl Agent {
         };
         self.stdio.resize(call(), &request).await?;
         Ok(())
+    }
+
+    /// What the agent says of itself and its machine.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn info(&self) -> Result<Info, AgentError> {
+        let info = self.sandbox.info(call(), &wire::Empty::default()).await?;
+        Ok(Info {
+            agent_version: info.agent_version,
+            agent_resident_bytes: info.agent_resident_bytes,
+            memory_total_bytes: info.memory_total_bytes,
+            online_cpus: info.online_cpus,
+        })
     }
 
     /// Powers the VM off, after everything in it was ended and written out.

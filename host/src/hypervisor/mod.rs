@@ -98,7 +98,8 @@ pub trait Vm: Send {
     /// Those of kill(2) and waitid(2).
     fn kill(&mut self) -> io::Result<ExitStatus>;
 
-    /// How far the VM came and what it said last. Does not block.
+    /// How far the VM came and what it said last. Blocks only while a VMM whose guest is gone is on
+    /// its way out, for half a second at most.
     fn diagnose(&mut self) -> Diagnosis;
 }
 

@@ -7,6 +7,7 @@
 //! ```
 
 mod archive;
+mod config;
 mod digest;
 mod erofs;
 mod error;

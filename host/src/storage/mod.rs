@@ -108,13 +108,7 @@ impl Template {
         let template = File::open(&template_path).map_err(at("open", &template_path))?;
         let needed = allocated_bytes(&template).map_err(at("read", &template_path))? + SPARE_BYTES;
         check_space(path, needed)?;
-        let new = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
-        let new = new.map_err(at("create", path))?;
-        copy::sparse(&template, &new).map_err(|source| {
-            // The error that is told is the first one.
-            let _ = fs::remove_file(path);
-            at("create", path)(source)
-        })
+        copy_to_new(&template, path)
     }
 
     /// The template of this size, made now if it is not there.
@@ -163,6 +157,17 @@ impl Template {
             }
         }
     }
+}
+
+/// Copies `template` to `path`, where nothing must be yet, and leaves nothing there on an error.
+fn copy_to_new(template: &File, path: &Path) -> Result<(), StorageError> {
+    let new = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
+    let new = new.map_err(at("create", path))?;
+    copy::sparse(template, &new).map_err(|source| {
+        // The error that is told is the first one.
+        let _ = fs::remove_file(path);
+        at("create", path)(source)
+    })
 }
 
 const LEFTOVER_PREFIX: &str = ".new-";

@@ -84,6 +84,17 @@ fn existing_file_is_left_alone() {
 }
 
 #[test]
+fn layer_that_could_not_be_filled_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let unreadable = File::create(folder.path().join("template")).unwrap();
+    std::io::Write::write_all(&mut &unreadable, b"data").unwrap();
+    let layer = folder.path().join("layer.img");
+    let error = copy_to_new(&unreadable, &layer).unwrap_err();
+    assert!(matches!(error, StorageError::Io { op: "create", .. }));
+    assert!(!layer.exists());
+}
+
+#[test]
 fn missing_space_is_told_with_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let error = check_space(&folder.path().join("x"), u64::MAX).unwrap_err();

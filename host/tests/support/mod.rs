@@ -37,10 +37,9 @@ fn initramfs() -> Result<PathBuf, String> {
 }
 
 fn build_initramfs() -> Result<PathBuf, String> {
-    let folder =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("guest-{}", std::process::id()));
-    fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-    let init = folder.join("init");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let folder = tempfile::tempdir_in(target).map_err(|error| error.to_string())?;
+    let init = folder.path().join("init");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/init.rs");
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(rustc)
@@ -52,9 +51,12 @@ fn build_initramfs() -> Result<PathBuf, String> {
     if !output.status.success() {
         return Err(format!("the guest's init: {}", String::from_utf8_lossy(&output.stderr)));
     }
-    let archive = folder.join("initramfs.cpio");
     let program = fs::read(&init).map_err(|error| error.to_string())?;
-    fs::write(&archive, cpio(&program)).map_err(|error| error.to_string())?;
+    let new = folder.path().join("initramfs.cpio");
+    fs::write(&new, cpio(&program)).map_err(|error| error.to_string())?;
+    // In one step: another run of the tests may be using it.
+    let archive = target.join("hypervisor-test-initramfs.cpio");
+    fs::rename(&new, &archive).map_err(|error| error.to_string())?;
     Ok(archive)
 }
 

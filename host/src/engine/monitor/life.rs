@@ -339,6 +339,7 @@ async fn create(
         .setup(&config.hostname, files, wall_clock_ns)
         .await
         .map_err(SandboxError::agent("set the sandbox up"))?;
+    tracing::debug!(since_announced = ?announced.elapsed(), "sandbox set up");
     let (tokens, streams) = open_streams(vm.vsock(), &config.process, config.process.stdin_open)?;
     let window = attach.and_then(|attach| attach.window);
     let new = NewContainer {
@@ -349,6 +350,7 @@ async fn create(
         streams: tokens,
     };
     agent.create(new).await.map_err(SandboxError::agent("create the container"))?;
+    tracing::debug!(since_announced = ?announced.elapsed(), "container created");
     let log = container.dir.output_log();
     let log = output_log::Writer::open(&log).map_err(Error::file("open", log))?;
     let mut prepared = match attach {
@@ -362,6 +364,7 @@ async fn create(
     let hub = Hub::start(streams, config.process.terminal, log, first)
         .map_err(SandboxError::io("connect the streams"))?;
     agent.start(&config.id).await.map_err(SandboxError::agent("start the container"))?;
+    tracing::debug!(since_announced = ?announced.elapsed(), "container started");
     let sandbox = Arc::new(Sandbox {
         config: config.clone(),
         agent,

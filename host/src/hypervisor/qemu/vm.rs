@@ -6,6 +6,7 @@ use std::process::{Child, ChildStderr, ChildStdout, ExitStatus};
 
 use husk_vmm::vhost_user::{Progress, Server};
 use husk_vmm::vsock::VsockHandle;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::super::console::Capture;
 use super::super::{BootPhase, Diagnosis, Vm};
@@ -13,6 +14,9 @@ use crate::sys::process;
 
 /// Lines of the console and of standard error in a diagnosis; a panic prints about 30.
 const DIAGNOSIS_LINES: usize = 40;
+
+/// Between the end of the guest and of QEMU's process.
+const EXIT_GRACE_MS: u16 = 500;
 
 /// See the module.
 #[derive(Debug)]
@@ -59,6 +63,14 @@ impl QemuVm {
         Ok(())
     }
 
+    /// A process whose guest is gone ends within moments: whoever saw a stream end and asks why
+    /// gets the status, too.
+    fn await_exit(&self) {
+        let timeout = PollTimeout::from(EXIT_GRACE_MS);
+        // Interrupted or not in time: the status is then not known.
+        let _ = poll(&mut [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)], timeout);
+    }
+
     fn phase(&self) -> BootPhase {
         let printed = self.output.as_ref().is_some_and(|output| output.console.seen() > 0);
         match self.device.progress() {
@@ -98,6 +110,9 @@ impl Vm for QemuVm {
     }
 
     fn diagnose(&mut self) -> Diagnosis {
+        if self.device.lost_guest() {
+            self.await_exit();
+        }
         // A status that cannot be had is one that is not known.
         let exit = self.child.try_wait().ok().flatten();
         if let (Some(output), Some(_)) = (&mut self.output, exit) {

@@ -11,6 +11,7 @@ use std::path::Path;
 
 pub use container::Container;
 
+use super::config::parse_config;
 use super::digest::{Digest, DigestError};
 use super::layer::Layout;
 use super::layer::tar::TarError;
@@ -185,14 +186,15 @@ pub fn find(container: &Container, source: &Source) -> Result<Vec<Found>, Archiv
 /// Checks that the configuration is for this machine and has as many layers as the manifest, and
 /// gives their diff ids.
 fn diff_ids(config: &[u8], layer_count: usize) -> Result<Vec<Digest>, ArchiveError> {
-    let config: oci_spec::image::ImageConfiguration =
-        parse_json(config, || "the image's configuration".to_owned())?;
+    let what = "the image's configuration";
+    let config = parse_config(config)
+        .map_err(|source| ArchiveError::Json { what: what.to_owned(), source })?;
     let platform = format!("{}/{}", config.os(), config.architecture());
     if platform != "linux/amd64" {
         return Err(ArchiveError::Platform { found: vec![platform] });
     }
     let ids = config.rootfs().diff_ids();
-    let shape = |why| ArchiveError::Shape { what: "the image's configuration".to_owned(), why };
+    let shape = |why| ArchiveError::Shape { what: what.to_owned(), why };
     if ids.len() != layer_count {
         return Err(shape("its number of layers is not the manifest's"));
     }

@@ -171,13 +171,14 @@ fn annotation(descriptor: &Descriptor, key: &str) -> Option<String> {
 
 fn is_wanted(descriptor: &Descriptor, wanted: Option<&str>) -> bool {
     let Some(wanted) = wanted else { return true };
-    let same_name = |name: &str| match (name.parse::<Reference>(), wanted.parse::<Reference>()) {
-        (Ok(name), Ok(wanted)) => name == wanted,
-        _ => false,
+    let wanted_name = wanted.parse::<Reference>().ok();
+    let is_it = |name: String| match name.parse::<Reference>() {
+        _ if name == wanted => true,
+        // A whole name can be asked for by its tag, or spelled in another way.
+        Ok(name) => name.tag() == wanted || Some(name) == wanted_name,
+        Err(_) => false,
     };
-    annotation(descriptor, REF_NAME).is_some_and(|name| name == wanted)
-        || annotation(descriptor, CONTAINERD_NAME)
-            .is_some_and(|name| name == wanted || same_name(&name))
+    [REF_NAME, CONTAINERD_NAME].into_iter().filter_map(|key| annotation(descriptor, key)).any(is_it)
 }
 
 /// The names of an image: the whole one where it is given, else the tag below `hint`.

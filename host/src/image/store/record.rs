@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
+use super::super::config::parse_config;
 use super::super::digest::{Digest, ImageId};
 use super::super::error::{Context, ImageError};
 
@@ -86,7 +87,9 @@ pub fn read(folder: &Path, id: &ImageId, tags: Vec<String>) -> Result<Image, Ima
         return Err(ImageError::Version { path, version: record.version });
     }
     let config_file = folder.join(CONFIG);
-    let config: ImageConfiguration = read_json(&config_file, id)?;
+    let bytes = read_file(&config_file, id)?;
+    let config = parse_config(&bytes)
+        .map_err(|source| ImageError::Damaged { path: config_file.clone(), source })?;
     Ok(Image {
         id: id.clone(),
         tags,
@@ -101,12 +104,15 @@ pub fn read(folder: &Path, id: &ImageId, tags: Vec<String>) -> Result<Image, Ima
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path, id: &ImageId) -> Result<T, ImageError> {
-    let bytes = match fs::read(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(ImageError::NotFound { reference: id.to_string() });
-        }
-        result => result.context("read", path)?,
-    };
-    serde_json::from_slice(&bytes)
+    serde_json::from_slice(&read_file(path, id)?)
         .map_err(|source| ImageError::Damaged { path: path.to_owned(), source })
+}
+
+fn read_file(path: &Path, id: &ImageId) -> Result<Vec<u8>, ImageError> {
+    match fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(ImageError::NotFound { reference: id.to_string() })
+        }
+        result => result.context("read", path),
+    }
 }

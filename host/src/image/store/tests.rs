@@ -201,6 +201,25 @@ fn layout_with_several_images_gives_all_or_the_one_asked_for() {
 }
 
 #[test]
+fn whole_name_in_a_layout_can_be_asked_for_by_tag_or_short() {
+    let bed = Bed::new();
+    write_folder(&simple_image().layout("docker.io/library/busybox:1.36"), &bed.path("layout"));
+    let source = format!("oci:{}", bed.path("layout").display());
+    for wanted in ["", ":1.36", ":busybox:1.36", ":docker.io/library/busybox:1.36"] {
+        let image = bed.load_one(&format!("{source}{wanted}"));
+        assert_eq!(image.tags, ["docker.io/library/busybox:1.36"], "{wanted}");
+    }
+}
+
+#[test]
+fn image_without_layers_is_an_empty_folder() {
+    let bed = Bed::new();
+    let nodes = bed.nodes(Vec::new());
+    assert_eq!(nodes.keys().collect::<Vec<_>>(), [""]);
+    assert_eq!(nodes[""].mode, 0o040_755);
+}
+
+#[test]
 fn index_of_platforms_gives_this_machines_image() {
     let bed = Bed::new();
     let ours = simple_image();
@@ -327,6 +346,20 @@ fn leftovers_of_the_dead_are_cleared_and_those_of_the_living_kept() {
     assert_eq!(fs::read_dir(&tmp).unwrap().count(), 1);
     drop(alive);
     assert_eq!(fs::read_dir(&tmp).unwrap().count(), 0);
+}
+
+#[test]
+fn nobody_can_pin_while_a_removal_asks_who_uses_the_image() {
+    let bed = Bed::new();
+    bed.load_one(&bed.write("a.tar", &archive(&simple_image().layout("1"))));
+    let asked = std::cell::Cell::new(false);
+    let in_use = |_: &ImageId| {
+        asked.set(true);
+        assert!(bed.store.lock_file().unwrap().try_lock_shared().is_err());
+        None
+    };
+    bed.store.remove("a:1", &in_use, false).unwrap();
+    assert!(asked.get());
 }
 
 #[test]

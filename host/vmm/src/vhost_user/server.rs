@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -62,19 +62,22 @@ pub enum Progress {
     Packet,
 }
 
-/// [`Progress`], written by one thread and read by others.
+/// Written by the thread of the device, read by others.
 #[derive(Debug, Default)]
-struct SharedProgress(AtomicU8);
+struct Status {
+    progress: AtomicU8,
+    lost_guest: AtomicBool,
+}
 
-impl SharedProgress {
+impl Status {
     fn advance(&self, to: Progress) {
-        self.0.fetch_max(to as u8, Ordering::Relaxed);
+        self.progress.fetch_max(to as u8, Ordering::Relaxed);
     }
 
-    fn get(&self) -> Progress {
+    fn progress(&self) -> Progress {
         [Progress::Nothing, Progress::FrontEnd, Progress::Driver]
             .into_iter()
-            .find(|progress| *progress as u8 == self.0.load(Ordering::Relaxed))
+            .find(|progress| *progress as u8 == self.progress.load(Ordering::Relaxed))
             .unwrap_or(Progress::Packet)
     }
 }
@@ -83,7 +86,7 @@ impl SharedProgress {
 #[derive(Debug)]
 pub struct Server {
     handle: VsockHandle,
-    progress: Arc<SharedProgress>,
+    status: Arc<Status>,
     thread: JoinHandle<Result<(), ServerError>>,
 }
 
@@ -97,7 +100,14 @@ impl Server {
     /// How far the guest came.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        self.progress.get()
+        self.status.progress()
+    }
+
+    /// Whether the guest let go of the device after it used it, or the front end did: true before
+    /// any stream or listener ends by it.
+    #[must_use]
+    pub fn lost_guest(&self) -> bool {
+        self.status.lost_guest.load(Ordering::Acquire)
     }
 
     /// Waits until the front end has closed its socket. Blocks.
@@ -120,9 +130,9 @@ pub fn serve(config: Config, socket: UnixStream) -> io::Result<Server> {
     epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_FRONT_END))?;
     epoll.add(&mailbox, EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_MAILBOX))?;
     let backend = Arc::new(Mutex::new(Backend::new(config.guest_cid)));
-    let progress = Arc::new(SharedProgress::default());
+    let status = Arc::new(Status::default());
     let mut worker = Worker {
-        progress: progress.clone(),
+        status: status.clone(),
         epoll,
         mailbox,
         front_end: BackendReqHandler::from_stream(socket, backend.clone()),
@@ -132,7 +142,7 @@ pub fn serve(config: Config, socket: UnixStream) -> io::Result<Server> {
         streams: Streams::default(),
     };
     let thread = std::thread::Builder::new().name("vsock".into()).spawn(move || worker.run())?;
-    Ok(Server { handle, progress, thread })
+    Ok(Server { handle, status, thread })
 }
 
 struct Worker {
@@ -146,12 +156,13 @@ struct Worker {
     kicks: [Option<File>; QUEUES],
     muxer: Muxer,
     streams: Streams,
-    progress: Arc<SharedProgress>,
+    status: Arc<Status>,
 }
 
 impl Worker {
     fn run(&mut self) -> Result<(), ServerError> {
         let result = self.serve();
+        self.status.lost_guest.store(true, Ordering::Release);
         self.streams.close_all();
         match &result {
             Ok(()) => tracing::debug!("vsock front end gone"),
@@ -196,7 +207,7 @@ impl Worker {
 
     fn on_front_end(&mut self) -> Result<bool, ServerError> {
         match self.front_end.handle_request() {
-            Ok(()) => self.progress.advance(Progress::FrontEnd),
+            Ok(()) => self.status.advance(Progress::FrontEnd),
             Err(VhostError::Disconnected | VhostError::SocketBroken(_)) => return Ok(false),
             // What is left of a message when the front end dies in its midst.
             Err(VhostError::PartialMessage) => return Ok(false),
@@ -205,6 +216,7 @@ impl Worker {
         }
         let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
         if backend.take_reset() {
+            self.status.lost_guest.store(true, Ordering::Release);
             self.streams.close_all();
             self.muxer.reset();
         }
@@ -232,6 +244,9 @@ impl Worker {
     fn work(&mut self) -> bool {
         let backend = self.backend.clone();
         let mut backend = backend.lock().unwrap_or_else(PoisonError::into_inner);
+        if backend.parts().1.iter_mut().all(|vring| vring.running().is_some()) {
+            self.status.lost_guest.store(false, Ordering::Release);
+        }
         let mut passes = 0;
         while passes < MAX_PASSES {
             let received = self.process(&mut backend, TX_QUEUE);
@@ -258,7 +273,7 @@ impl Worker {
         match outcome {
             Ok(outcome) => {
                 let packet = index == TX_QUEUE && outcome.progress;
-                self.progress.advance(if packet { Progress::Packet } else { Progress::Driver });
+                self.status.advance(if packet { Progress::Packet } else { Progress::Driver });
                 if outcome.notify {
                     vring.notify();
                 }

@@ -157,8 +157,10 @@ fn front_end_that_goes_ends_streams_and_handles() {
     let (mut front_end, server) = FrontEnd::start();
     let mut stream = front_end.connect(&server);
     let handle = server.handle().clone();
+    assert!(!server.lost_guest());
     drop(front_end);
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    assert!(server.lost_guest());
     server.join().unwrap();
     assert_eq!(handle.connect(1).unwrap_err().kind(), io::ErrorKind::NotConnected);
 }
@@ -189,8 +191,10 @@ fn guest_that_restarts_loses_its_streams_and_gets_new_ones() {
         assert_eq!(next, u32::from(front_end.queues[index].available_index()));
     }
     assert_eq!(old.read(&mut [0]).unwrap(), 0);
+    assert!(server.lost_guest());
     front_end.start_queues();
     let mut stream = front_end.connect(&server);
+    assert!(!server.lost_guest());
     front_end.send(&data(7, SERVICE, 2), b"up");
     stream.read_exact(&mut [0; 2]).unwrap();
 }

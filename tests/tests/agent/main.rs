@@ -1,0 +1,63 @@
+//! The agent's behaviour, asserted from inside of containers: what the process sees and can do, and
+//! not what the agent says. Skipped, loudly, where there is no QEMU or no guest image.
+
+#![allow(clippy::unwrap_used, reason = "what cannot be unwrapped is a failed case")]
+
+mod filesystem;
+mod hostile;
+mod leaks;
+mod life;
+mod process;
+mod resources;
+mod sandbox;
+mod stdio;
+
+use std::path::Path;
+
+use husk_tests::agent_bed::{Answer, Bed, Container, Ended, Refusal};
+
+/// The VM that all cases of this process share.
+fn bed() -> Option<&'static Bed> {
+    match Bed::shared(Path::new(env!("CARGO_TARGET_TMPDIR"))) {
+        Ok(bed) => Some(bed),
+        Err(error) if is_missing(&error) => {
+            eprintln!("SKIPPED: {error:#}");
+            None
+        }
+        Err(error) => panic!("{error:#}"),
+    }
+}
+
+/// What is not installed or not built, rather than broken.
+fn is_missing(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    ["(make build)", "apt-get install", "mkfs.erofs", "mke2fs", "busybox-static"]
+        .iter()
+        .any(|hint| text.contains(hint))
+}
+
+/// The shared VM, or the end of the case.
+macro_rules! bed_or_skip {
+    () => {
+        match crate::bed() {
+            Some(bed) => bed,
+            None => return,
+        }
+    };
+}
+use bed_or_skip;
+
+/// What a script says that must succeed.
+fn output(bed: &Bed, container: &Container) -> String {
+    let ended = bed.run(container).expect("the container runs");
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
+    ended.stdout
+}
+
+/// A refusal that is expected.
+fn refusal(answer: Answer<Ended>) -> Refusal {
+    match answer {
+        Ok(ended) => panic!("not refused: {ended:?}"),
+        Err(refusal) => refusal,
+    }
+}
