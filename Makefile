@@ -15,7 +15,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := build
-.PHONY: run build test check bench agent-test kernel rootfs setup clean host agent images
+.PHONY: run build test check bench agent-test kernel rootfs setup clean host agent images inits
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/husk
 # Compiled files live outside the checkout.
@@ -41,8 +41,10 @@ run: build images
 
 build: host rootfs
 
-test: build images
-	@if cargo nextest --version >/dev/null 2>&1; then \
+test: build images inits
+	@export HUSK_BIN=$(CURDIR)/build/bin/husk HUSK_GUEST_DIR=$(CURDIR)/build/guest \
+	    HUSK_TEST_INITS=$(CURDIR)/build/test-inits; \
+	if cargo nextest --version >/dev/null 2>&1; then \
 	    cargo nextest run --locked --workspace --no-fail-fast; \
 	else \
 	    cargo test --locked --workspace --no-fail-fast; \
@@ -53,10 +55,9 @@ check: setup
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@scripts/check-dependencies
 
-bench: build images
-	$(CARGO_GUEST) -p husk-guest-inits
+bench: build images inits
 	cargo run --locked --release -p husk-tests --bin bench -- \
-	    --inits $(CARGO_TARGET_DIR)/$(MUSL)/agent --json build/bench.json
+	    --inits build/test-inits --json build/bench.json
 
 agent-test: setup
 	cargo test --locked --target $(MUSL) -p husk-agent
@@ -84,6 +85,12 @@ host: setup
 
 agent: setup
 	$(CARGO_GUEST) -p husk-agent
+
+# Guests that are not the agent: the tests' liars, and the floor that benches compare with.
+inits: setup
+	$(CARGO_GUEST) -p husk-guest-inits
+	@install -D -m 755 -t build/test-inits \
+	    $(addprefix $(CARGO_TARGET_DIR)/$(MUSL)/agent/,floor-init vsock-init hostile-init)
 
 images: setup
 	@cargo run --locked -q -p husk-tests --bin busybox-image -- \

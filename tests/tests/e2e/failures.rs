@@ -5,7 +5,6 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use husk_tests::bed::busybox;
 use husk_tests::image::{Image, Layer, Packing};
 use husk_tests::{BUSYBOX, Bed, guest};
 

@@ -1,6 +1,8 @@
 //! husk as a user meets it: commands typed, virtual machines booted, what comes out compared.
 //! Each module is a theme. Nothing is skipped: what a test needs and does not find fails it.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod attach;
 mod exec;
 mod failures;
