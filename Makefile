@@ -5,7 +5,7 @@
 #   test        every test, end to end too
 #   check       formatting, lints, licences of dependencies
 #   bench       times and sizes, as a table and as JSON
-#   agent-test  tests of the guest agent, built as the guest has it
+#   agent-test  the guest agent alone, in a VM of its own    CASE=name
 #   kernel      the guest kernel (KERNEL_TARBALL=path KERNEL_SHA256=digest for another source)
 #   rootfs      the guest image: kernel, initramfs, manifest
 #   setup       install what is missing
@@ -59,8 +59,9 @@ bench: build images inits
 	cargo run --locked --release -p husk-tests --bin bench -- \
 	    --inits build/test-inits --json build/bench.json
 
-agent-test: setup
+agent-test: rootfs
 	cargo test --locked --target $(MUSL) -p husk-agent
+	HUSK_GUEST_DIR=$(CURDIR)/build/guest cargo test --locked -p husk-tests --test agent $(CASE)
 
 kernel: setup
 	@kernel-config/build

@@ -99,21 +99,18 @@ fn component(name: &str) -> Result<PathBuf> {
 /// [`SupervisorError::Step`].
 pub fn info() -> Result<Info> {
     let read = |path: &'static str| fs::read_to_string(path).map_err(SupervisorError::step(path));
-    let statm = read("/proc/self/statm")?;
-    let resident_pages: u64 =
-        statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
     Ok(Info {
-        // The page size of every architecture that husk runs on.
-        resident_bytes: resident_pages * 4096,
-        memory_bytes: memory_total(&read("/proc/meminfo")?),
+        // Counted from the page tables: statm leaves out what threads have yet to add up.
+        resident_bytes: kib_of(&read("/proc/self/smaps_rollup")?, "Rss:"),
+        memory_bytes: kib_of(&read("/proc/meminfo")?, "MemTotal:"),
         online_cpus: count_list(&read("/sys/devices/system/cpu/online")?),
     })
 }
 
-fn memory_total(meminfo: &str) -> u64 {
-    meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
+/// The bytes of a line like `MemTotal:  512 kB`; 0 without it.
+fn kib_of(text: &str, name: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name))
         .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
         .map_or(0, |kib| kib * 1024)
 }
@@ -157,6 +154,13 @@ mod tests {
         assert_eq!(count_list("0-3,5\n"), 5);
         assert_eq!(count_list("0\n"), 1);
         assert_eq!(count_list("\n"), 0);
-        assert_eq!(memory_total("MemTotal:  100 kB\nMemFree: 1 kB\n"), 102_400);
+    }
+
+    #[test]
+    fn sizes_are_read_by_their_name() {
+        let text = "MemTotal:  100 kB\nMemFree: 1 kB\n";
+        assert_eq!(kib_of(text, "MemTotal:"), 102_400);
+        assert_eq!(kib_of(text, "MemFree:"), 1024);
+        assert_eq!(kib_of(text, "Swap:"), 0);
     }
 }

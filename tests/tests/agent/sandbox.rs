@@ -18,7 +18,7 @@ fn agent_says_who_it_is_and_stays_small() {
     assert_eq!(info.agent_version, bed.hello.agent_version);
     assert_eq!(info.online_cpus, 1);
     assert!(info.memory_total_bytes > 256 << 20);
-    assert!(info.agent_resident_bytes < 6 << 20, "{} bytes", info.agent_resident_bytes);
+    assert!((1 << 20..6 << 20).contains(&info.agent_resident_bytes), "{info:?}");
 }
 
 #[test]
