@@ -151,7 +151,7 @@ mod tests {
         bytes[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(matches!(Hello::read_from(bytes.as_slice()), Err(HelloError::NotAnAgent)));
         assert!(matches!(
-            Hello::read_from(&b"HTTP/1.1 200 OK but"[..]),
+            Hello::read_from(&b"HTTP/1.1 200 OK, sort of"[..]),
             Err(HelloError::NotAnAgent)
         ));
     }

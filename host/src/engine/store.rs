@@ -122,14 +122,17 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store of an installation, which is created where it is missing.
+    /// Opens the store of an installation, which is created where it is missing, and clears what
+    /// killed creations and removals left.
     ///
     /// # Errors
     /// [`Error::File`].
     pub fn open(dirs: &Dirs) -> Result<Self, Error> {
         let root = dirs.containers();
         fs::create_dir_all(&root).map_err(Error::file("create", &root))?;
-        Ok(Self { root, sockets: dirs.runtime.clone() })
+        let store = Self { root, sockets: dirs.runtime.clone() };
+        store.clear_abandoned()?;
+        Ok(store)
     }
 
     /// Where the monitor of a container listens. Short: a Unix socket's path has 108 bytes.
@@ -232,7 +235,6 @@ impl Store {
     /// # Errors
     /// [`Error::File`], [`Error::Corrupt`].
     pub fn list(&self) -> Result<Vec<Container>, Error> {
-        self.clear_abandoned()?;
         let mut all = Vec::new();
         for id in self.ids()? {
             all.extend(self.get(&id)?);
