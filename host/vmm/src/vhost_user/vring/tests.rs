@@ -1,3 +1,5 @@
+//! Rings as a hostile guest would write them.
+
 use nix::fcntl::SealFlag;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vm_memory::Bytes;
