@@ -1,3 +1,5 @@
+//! Tests: rings in memory that a guest could have written.
+
 use nix::fcntl::SealFlag;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vm_memory::Bytes;
