@@ -2,7 +2,7 @@
 //! each process in a container.
 //!
 //! ```text
-//! boot -> server -> supervisor -> {storage, network, cgroup, container, stdio} -> mount -> sys
+//! boot -> server -> supervisor -> {storage, cgroup, container, stdio} -> {mount, network} -> sys
 //! ```
 
 mod boot;

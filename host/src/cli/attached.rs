@@ -126,7 +126,13 @@ enum Wake {
     Event(Event),
     Signal(i32),
     Detach,
+    /// Nobody reads what is written.
+    BrokenPipe,
 }
+
+/// What pumps tell the main thread, one byte each.
+const DETACHED: u8 = b'd';
+const BROKEN_PIPE: u8 = b'p';
 
 /// A client and its session.
 pub struct Attachment {
@@ -175,7 +181,10 @@ impl Attachment {
                 return Ok(Wake::Event(self.session.event()?));
             }
             if detach {
-                return Ok(Wake::Detach);
+                let mut word = [0];
+                let told = (&self.detached.0).read_exact(&mut word).is_ok();
+                let broken = told && word[0] == BROKEN_PIPE;
+                return Ok(if broken { Wake::BrokenPipe } else { Wake::Detach });
             }
         }
     }
@@ -218,6 +227,7 @@ impl Attachment {
                 }
                 Wake::Event(_) => {}
                 Wake::Detach => break Outcome::Detached,
+                Wake::BrokenPipe => break Outcome::Interrupted(libc::SIGPIPE),
                 Wake::Signal(signal) => {
                     if let Some(outcome) = self.on_signal(&sender, signal) {
                         break outcome;
@@ -264,11 +274,14 @@ impl Attachment {
             }
         }
         let mut outputs = Vec::new();
+        let teller = || self.detached.1.try_clone().ok();
         if let Some(from) = stdout {
-            outputs.push(thread::spawn(move || pump_output(from, io::stdout())));
+            let teller = teller();
+            outputs.push(thread::spawn(move || pump_output(from, io::stdout(), teller)));
         }
         if let Some(from) = stderr {
-            outputs.push(thread::spawn(move || pump_output(from, io::stderr())));
+            let teller = teller();
+            outputs.push(thread::spawn(move || pump_output(from, io::stderr(), teller)));
         }
         outputs
     }
@@ -281,22 +294,30 @@ fn ends_a_client(signal: i32) -> bool {
 
 const CHUNK: usize = 64 << 10;
 
-/// Writes past any buffer of the standard library: a chunk is out when it has arrived.
-fn pump_output(mut from: UnixStream, to: impl AsFd) {
+/// Writes past any buffer of the standard library: a chunk is out when it has arrived. With nobody
+/// left to read, the client ends as SIGPIPE ends a program; the container lives on.
+fn pump_output(mut from: UnixStream, to: impl AsFd, teller: Option<UnixStream>) {
     let mut buffer = vec![0; CHUNK];
     loop {
         match from.read(&mut buffer) {
             Ok(0) => return,
             Ok(count) => {
                 if write_all(&to, &buffer[..count]).is_err() {
-                    // Nobody reads us any more: let the process notice.
                     let _ = from.shutdown(Shutdown::Both);
+                    tell(teller, BROKEN_PIPE);
                     return;
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return,
         }
+    }
+}
+
+fn tell(main_thread: Option<UnixStream>, word: u8) {
+    if let Some(mut main_thread) = main_thread {
+        // It holds the other end for as long as it lives.
+        let _ = main_thread.write_all(&[word]);
     }
 }
 
@@ -344,10 +365,7 @@ fn pump_stdin(mut to: UnixStream, keys: &[u8], half_close: bool, detached: Optio
             return;
         }
         if found {
-            if let Some(mut detached) = detached {
-                // The main thread holds the other end for as long as it lives.
-                let _ = detached.write_all(b"x");
-            }
+            tell(detached, DETACHED);
             return;
         }
     }

@@ -1,6 +1,8 @@
 //! What a command says when it does not do what was asked: one line, the operation and its object
 //! first, the cause last, a hint in brackets.
 
+use std::io::Write;
+
 use serde_json::json;
 
 use super::args::ErrorFormat;
@@ -36,17 +38,20 @@ impl Failure {
 
     /// Prints it on standard error.
     pub fn print(&self, format: ErrorFormat) {
-        match format {
-            ErrorFormat::Text => eprintln!("husk: {}", self.message),
+        let line = match format {
+            ErrorFormat::Text => format!("husk: {}", self.message),
             ErrorFormat::Json => {
                 let (message, hint) = split_hint(&self.message);
-                eprintln!(
-                    "{}",
-                    json!({ "code": self.exit_code, "message": message, "hint": hint })
-                );
+                json!({ "code": self.exit_code, "message": message, "hint": hint }).to_string()
             }
-        }
+        };
+        print_error_line(&line);
     }
+}
+
+/// Prints a line on standard error, which may be closed or full: then there is nobody to tell.
+pub fn print_error_line(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A hint stands in brackets at the end.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::args::{self, Common, ProcessFlags};
 use super::attached::{Attachment, Outcome, Signals, Terms, parse_detach_keys};
-use super::failure::Failure;
+use super::failure::{Failure, print_error_line};
 use super::{images, known, values};
 use crate::engine::Engine;
 use crate::engine::control::{self, Timings};
@@ -234,7 +234,7 @@ fn print_timings(timings: &Timings) {
     ];
     let total: u64 = rows.iter().map(|(_, us)| us).sum();
     for (name, us) in rows.into_iter().chain([("total", total)]) {
-        eprintln!("{name:<20}{:>10}.{:03} ms", us / 1000, us % 1000);
+        print_error_line(&format!("{name:<20}{:>10}.{:03} ms", us / 1000, us % 1000));
     }
 }
 

@@ -45,13 +45,14 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens the installation that the environment names.
+    /// Opens the installation that the environment names, and clears what killed commands left.
     ///
     /// # Errors
     /// [`Error::NoHome`], [`Error::File`], the image store's.
     pub fn open() -> Result<Self, Error> {
         let dirs = Dirs::from_env()?;
         let containers = Store::open(&dirs)?;
+        containers.clear_abandoned()?;
         let images = ImageStore::open(&dirs.images())?;
         Ok(Self { dirs, containers, images })
     }

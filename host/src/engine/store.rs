@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use super::dirs::Dirs;
-use super::error::Error;
+use super::error::{Error, chain};
 use super::record::{Config, Phase, Status};
 use crate::sys::lock::{Lock, is_held};
 
@@ -315,7 +315,10 @@ impl Store {
         container.status.finished = Some(Timestamp::now());
         container.status.monitor_pid = 0;
         container.status.vm_pid = 0;
-        container.dir.write_status(&container.status)?;
+        if let Err(error) = container.dir.write_status(&container.status) {
+            // A full disk keeps nobody from looking: the next look comes to the same.
+            tracing::debug!(error = %chain(&error), "status of a container without a monitor");
+        }
         Ok(Some(container))
     }
 
@@ -335,11 +338,18 @@ impl Store {
                 Err(error) => return Err(Error::file("remove", dir)(error)),
             }
         }
-        fs::remove_dir_all(&doomed).map_err(Error::file("remove", doomed))
+        match fs::remove_dir_all(&doomed) {
+            // Somebody who looked for abandoned folders was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(Error::file("remove", doomed)),
+        }
     }
 
     /// Folders whose maker (or remover) died half way.
-    fn clear_abandoned(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn clear_abandoned(&self) -> Result<(), Error> {
         let is_new = |path: &PathBuf| {
             path.file_name()
                 .is_some_and(|name| name.as_encoded_bytes().starts_with(NEW_PREFIX.as_bytes()))
@@ -347,7 +357,8 @@ impl Store {
         let _store = self.lock()?;
         for path in self.entries()?.into_iter().filter(is_new) {
             let lock = path.join("lock");
-            if !is_held(&lock).map_err(Error::file("look at", lock))? {
+            // What cannot be looked at is left alone.
+            if !is_held(&lock).unwrap_or(true) {
                 // Its remover may be at work on it too.
                 let _ = fs::remove_dir_all(&path);
             }

@@ -17,8 +17,6 @@ use ttrpc::r#async::Client;
 use ttrpc::r#async::transport::Socket;
 use ttrpc::context::{Context, with_duration};
 
-/// For calls that only change something in the guest. Generous: under emulation a guest is slow.
-const CALL_DEADLINE: Duration = Duration::from_secs(60);
 /// For calls that answer when a process ends. ttrpc wants a number; this one is ten years.
 const NO_DEADLINE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -169,6 +167,7 @@ pub struct Agent {
     containers: ContainersClient,
     processes: ProcessesClient,
     stdio: StdioClient,
+    deadline: Duration,
 }
 
 impl std::fmt::Debug for Agent {
@@ -177,16 +176,13 @@ impl std::fmt::Debug for Agent {
     }
 }
 
-fn call() -> Context {
-    with_duration(CALL_DEADLINE)
-}
-
 impl Agent {
-    /// Speaks ttrpc on a connection that has been [greeted](greet). Needs a tokio runtime.
+    /// Speaks ttrpc on a connection that has been [greeted](greet). A call that only changes
+    /// something in the guest may take `deadline`. Needs a tokio runtime.
     ///
     /// # Errors
     /// fcntl(2).
-    pub fn new(socket: UnixStream) -> io::Result<Self> {
+    pub fn new(socket: UnixStream, deadline: Duration) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let socket = tokio::net::UnixStream::from_std(socket)?;
         let client = Client::new(Socket::new(socket));
@@ -195,7 +191,12 @@ impl Agent {
             containers: ContainersClient::new(client.clone()),
             processes: ProcessesClient::new(client.clone()),
             stdio: StdioClient::new(client),
+            deadline,
         })
+    }
+
+    fn call(&self) -> Context {
+        with_duration(self.deadline)
     }
 
     /// Host name, files below /run/husk/files (name, content), clock (nanoseconds since 1970).
@@ -216,7 +217,7 @@ impl Agent {
             wall_clock_ns,
             ..Default::default()
         };
-        self.sandbox.setup(call(), &request).await?;
+        self.sandbox.setup(self.call(), &request).await?;
         Ok(())
     }
 
@@ -237,7 +238,7 @@ impl Agent {
             streams: new.streams.to_wire(),
             ..Default::default()
         };
-        self.containers.create(call(), &request).await?;
+        self.containers.create(self.call(), &request).await?;
         Ok(())
     }
 
@@ -247,7 +248,7 @@ impl Agent {
     /// [`AgentError`].
     pub async fn start(&self, id: &ContainerId) -> Result<(), AgentError> {
         let request = wire::StartRequest { id: id.to_string(), ..Default::default() };
-        self.containers.start(call(), &request).await?;
+        self.containers.start(self.call(), &request).await?;
         Ok(())
     }
 
@@ -258,7 +259,7 @@ impl Agent {
     /// [`AgentError`].
     pub async fn delete(&self, id: &ContainerId) -> Result<(), AgentError> {
         let request = wire::DeleteRequest { id: id.to_string(), ..Default::default() };
-        self.containers.delete(call(), &request).await?;
+        self.containers.delete(self.call(), &request).await?;
         Ok(())
     }
 
@@ -280,7 +281,7 @@ impl Agent {
             streams: streams.to_wire(),
             ..Default::default()
         };
-        self.processes.exec(call(), &request).await?;
+        self.processes.exec(self.call(), &request).await?;
         Ok(())
     }
 
@@ -301,7 +302,7 @@ impl Agent {
             all,
             ..Default::default()
         };
-        self.processes.signal(call(), &request).await?;
+        self.processes.signal(self.call(), &request).await?;
         Ok(())
     }
 
@@ -338,7 +339,7 @@ impl Agent {
             columns: columns.into(),
             ..Default::default()
         };
-        self.stdio.resize(call(), &request).await?;
+        self.stdio.resize(self.call(), &request).await?;
         Ok(())
     }
 
@@ -347,7 +348,7 @@ impl Agent {
     /// # Errors
     /// [`AgentError`].
     pub async fn info(&self) -> Result<Info, AgentError> {
-        let info = self.sandbox.info(call(), &wire::Empty::default()).await?;
+        let info = self.sandbox.info(self.call(), &wire::Empty::default()).await?;
         Ok(Info {
             agent_version: info.agent_version,
             agent_resident_bytes: info.agent_resident_bytes,

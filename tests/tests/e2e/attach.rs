@@ -6,6 +6,8 @@ use husk_tests::{BUSYBOX, Bed};
 fn attached_client_sees_what_is_written_from_then_on_and_the_exit_code() {
     let bed = Bed::new();
     bed.start_sh("box", "echo early; while [ ! -e /go ]; do sleep 0.1; done; echo late; exit 4");
+    let early = || bed.husk(&["logs", "box"]).ok().out().contains("early").then_some(());
+    husk_tests::wait::eventually(std::time::Duration::from_secs(20), "it has begun", early);
     let mut client = bed.husk(&["attach", "box"]).spawn();
     // Attached once the monitor has two clients' worth of sockets; ask something to be sure.
     std::thread::sleep(std::time::Duration::from_millis(500));

@@ -39,12 +39,12 @@ fn exec_runs_beside_the_first_process_and_brings_its_own_exit_code() {
 #[test]
 fn exec_sees_the_containers_processes_and_files() {
     let bed = Bed::new();
-    bed.start_sh("box", "echo mine > /mine; sleep 1000");
+    bed.start_sh("box", "echo mine > /mine; sleep 1000; true");
     let seen = || (bed.exec_sh("box", "cat /mine").output().out() == "mine").then_some(());
     eventually(Duration::from_secs(10), "the first process has written", seen);
     assert_eq!(
         bed.exec_sh("box", "cat /proc/1/cmdline | tr '\\0' ' '").ok().out().trim(),
-        "sh -c echo mine > /mine; sleep 1000"
+        "sh -c echo mine > /mine; sleep 1000; true"
     );
     for namespace in ["pid", "mnt", "net", "ipc", "uts", "cgroup"] {
         let script = format!(

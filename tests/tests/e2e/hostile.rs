@@ -21,8 +21,12 @@ fn hostile_guest(bed: &Bed, mode: &str) -> PathBuf {
 
 fn run_hostile(bed: &Bed, mode: &str) -> Output {
     let folder = hostile_guest(bed, mode);
-    let output = bed.run(&[], &["true"]).env("HUSK_GUEST_DIR", &folder).output();
-    assert!(output.took < Duration::from_secs(60), "{mode}: {:?}", output.took);
+    let output = bed
+        .run(&[], &["true"])
+        .env("HUSK_GUEST_DIR", &folder)
+        .env("HUSK_GUEST_TIMEOUT", "10")
+        .output();
+    assert!(output.took < Duration::from_secs(40), "{mode}: {:?}", output.took);
     output
 }
 
@@ -89,9 +93,19 @@ fn guest_that_says_nothing_is_an_error_within_its_deadline() {
     let output = bed
         .run(&[], &["true"])
         .env("HUSK_GUEST_DIR", &folder)
-        .env("HUSK_BOOT_TIMEOUT", "4")
+        .env("HUSK_GUEST_TIMEOUT", "4")
         .output();
     assert!(output.took < Duration::from_secs(30), "{:?}", output.took);
     output.refused_with(125, &["did not answer within 4 s", "still runs"]);
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn deadline_that_is_none_is_refused() {
+    let bed = Bed::new();
+    for value in ["soon", "0", "-1", "1000000"] {
+        let output = bed.run(&[], &["true"]).env("HUSK_GUEST_TIMEOUT", value).output();
+        output.refused_with(125, &["HUSK_GUEST_TIMEOUT", value]);
+    }
     bed.assert_nothing_left();
 }

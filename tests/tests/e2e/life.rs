@@ -149,7 +149,7 @@ fn rm_refuses_what_runs_unless_forced() {
 #[test]
 fn logs_hold_both_streams_apart_and_in_order() {
     let bed = Bed::new();
-    let script = "for i in $(seq 1 50); do echo out $i; done; echo err 1 >&2; printf 'no end'";
+    let script = "for i in $(seq 1 50); do echo out $i; done; sleep 0.3; echo err 1 >&2; sleep 0.3; printf 'no end'";
     bed.husk(&["run", "-d", "--name", "box", BUSYBOX, "sh", "-c", script]).ok();
     bed.husk(&["wait", "box"]).ok();
     let output = bed.husk(&["logs", "box"]).ok();

@@ -52,7 +52,7 @@ fn values_that_make_no_sense_are_refused() {
         (&["-w", "relative"], &["relative", "absolute"]),
         (&["-e", "=x"], &["=x"]),
         (&["--env-file", "/no/such/file"], &["/no/such/file"]),
-        (&["-u", "root:nogroup:x"], &["root:nogroup:x"]),
+        (&["-u", "root:nogroup:x"], &["nogroup:x"]),
         (&["-u", "-5"], &["-5"]),
         (&["-u", "99999999999"], &["99999999999"]),
         (&["--hypervisor", "xen"], &["xen"]),

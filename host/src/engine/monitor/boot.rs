@@ -8,6 +8,7 @@ use husk_protocols::port::{ANNOUNCE_PORT, GUEST_CID, HOST_CID};
 
 use super::error::SandboxError;
 use crate::engine::dirs::GuestImage;
+use crate::engine::error::Error;
 use crate::engine::record::{HypervisorChoice, Resources};
 use crate::engine::store::Container;
 use crate::guest::{Agent, ConnectError, greet};
@@ -19,9 +20,11 @@ pub const IMAGE_SERIAL: &str = "image";
 /// Serial of the writable layer's disk.
 pub const DISK_SERIAL: &str = "disk";
 
-/// How long a guest may take from the VM's start to the agent's hello. Emulated guests on a busy
+/// How long a guest may take from the VM's start to the agent's hello, and for an answer later. Emulated guests on a busy
 /// machine are slow; a guest that is stuck stays stuck.
-const BOOT_DEADLINE: Duration = Duration::from_secs(60);
+const GUEST_DEADLINE: Duration = Duration::from_secs(60);
+/// Another deadline, in seconds.
+const GUEST_DEADLINE_VARIABLE: &str = "HUSK_GUEST_TIMEOUT";
 /// How long the hello itself may take, once the connection is there.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -87,6 +90,7 @@ pub async fn boot(
     chosen: &mut (dyn FnMut(HypervisorChoice, i32) + Send),
 ) -> Result<Booted, SandboxError> {
     let guest = GuestImage::find()?;
+    let deadline = guest_deadline()?;
     let (hypervisor, verdict) = hypervisor::choose(container.config.hypervisor.parse()?)?;
     let mut vm = hypervisor.start(&vm_config(container, guest))?;
     let started = Instant::now();
@@ -97,25 +101,53 @@ pub async fn boot(
     };
     chosen(choice, i32::try_from(vm.pid()).unwrap_or_default());
     let answer = tokio::select! {
-        answer = announced(&*vm) => answer?,
-        () = ended(&*vm) => None,
+        answer = announced(&*vm, deadline) => answer,
+        () = ended(&*vm) => Ok(None),
     };
-    let Some((socket, hello)) = answer else {
-        let _ = tokio::time::timeout(LAST_WORDS, ended(&*vm)).await;
-        return Err(SandboxError::Died(Box::new(vm.diagnose())));
+    let (socket, hello) = match answer {
+        Ok(Some(greeted)) => greeted,
+        Ok(None) => {
+            let silent = SandboxError::Silent { deadline, diagnosis: Box::new(vm.diagnose()) };
+            return Err(explain(silent, &mut *vm).await);
+        }
+        Err(error) => return Err(explain(error, &mut *vm).await),
     };
     let announced = Instant::now();
-    let agent = Agent::new(socket).map_err(SandboxError::io("talk to the agent"))?;
+    let agent = Agent::new(socket, deadline).map_err(SandboxError::io("talk to the agent"))?;
     Ok(Booted { vm, agent, hello, started, announced })
 }
 
+fn guest_deadline() -> Result<Duration, Error> {
+    let Ok(text) = std::env::var(GUEST_DEADLINE_VARIABLE) else { return Ok(GUEST_DEADLINE) };
+    let seconds = text.parse().ok().filter(|seconds| (1..=3600).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(|| {
+        Error::Invalid(format!(
+            "{GUEST_DEADLINE_VARIABLE}={text}: not a number of seconds, 1 to 3600"
+        ))
+    })
+}
+
+/// What went wrong in a guest: when its VM is going down, that is why.
+pub async fn explain(error: SandboxError, vm: &mut dyn Vm) -> SandboxError {
+    if !error.may_be_the_vms() {
+        return error;
+    }
+    match tokio::time::timeout(LAST_WORDS, ended(vm)).await {
+        Ok(()) => SandboxError::Died(Box::new(vm.diagnose())),
+        Err(_) => error,
+    }
+}
+
 /// The agent's connection and hello; `None` when it never came.
-async fn announced(vm: &dyn Vm) -> Result<Option<(UnixStream, Hello)>, SandboxError> {
+async fn announced(
+    vm: &dyn Vm,
+    deadline: Duration,
+) -> Result<Option<(UnixStream, Hello)>, SandboxError> {
     let listener =
         vm.vsock().listen(ANNOUNCE_PORT, 1).map_err(SandboxError::io("await the agent"))?;
     let wait = move || -> Result<_, ConnectError> {
         // An error here is the device going away with its VM, which then has more to say.
-        let Ok(Some(socket)) = listener.accept(BOOT_DEADLINE) else { return Ok(None) };
+        let Ok(Some(socket)) = listener.accept(deadline) else { return Ok(None) };
         let hello = greet(&socket, HELLO_DEADLINE)?;
         Ok(Some((socket, hello)))
     };

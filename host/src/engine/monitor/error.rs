@@ -1,6 +1,7 @@
 //! Why a sandbox did not come up or did not stay up, and what the client is told.
 
 use std::io;
+use std::time::Duration;
 
 use husk_protocols::error::ErrorKind;
 
@@ -23,6 +24,14 @@ pub enum SandboxError {
     /// The VM ran, and then did not.
     #[error("{0}")]
     Died(Box<Diagnosis>),
+    /// The VM runs, and its agent does not announce itself.
+    #[error("the guest did not answer within {} s: {diagnosis}", deadline.as_secs())]
+    Silent {
+        /// How long it was waited for.
+        deadline: Duration,
+        /// How far it came.
+        diagnosis: Box<Diagnosis>,
+    },
     /// Somebody answered who is not our agent.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -63,6 +72,15 @@ impl SandboxError {
             },
             Self::Engine(error) => error.exit_code(),
             _ => EXIT_HUSK,
+        }
+    }
+
+    /// Whether a VM that is going down could be behind it.
+    pub fn may_be_the_vms(&self) -> bool {
+        match self {
+            Self::Agent { source, .. } => source.kind == ErrorKind::Internal,
+            Self::Silent { .. } | Self::Connect(_) | Self::Io { .. } => true,
+            _ => false,
         }
     }
 

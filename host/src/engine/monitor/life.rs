@@ -25,7 +25,7 @@ use crate::engine::output_log;
 use crate::engine::record::{Phase, Status};
 use crate::engine::spec;
 use crate::engine::store::{Container, Store};
-use crate::guest::{Exit, NewContainer};
+use crate::guest::{Agent, Exit, NewContainer};
 use crate::hypervisor::Vm;
 use crate::sys::lock::Lock;
 
@@ -126,7 +126,7 @@ impl Monitor {
                 let event = Event::Failed { exit_code: error.exit_code(), message: chain(&error) };
                 let end = self.record_failure(&error);
                 client.send(&event, &[]).await;
-                end
+                Ok(end)
             }
             Ok((running, attached)) => {
                 sandbox.send_replace(Some(running.sandbox.clone()));
@@ -237,7 +237,7 @@ impl Monitor {
         }
         let _ = tokio::time::timeout(LAST_OUTPUT, running.hub.drained()).await;
         self.timings.run_us = micros(began.elapsed());
-        self.finish(running, outcome).await
+        Ok(self.finish(running, outcome).await)
     }
 
     /// Takes the VM down and writes the end of the run.
@@ -245,7 +245,7 @@ impl Monitor {
         &mut self,
         mut running: Running,
         outcome: Result<Exit, SandboxError>,
-    ) -> Result<Ending, Error> {
+    ) -> Ending {
         let began = Instant::now();
         if outcome.is_ok() && !self.container.config.auto_remove {
             power_off(&running, &self.container.config.id).await;
@@ -261,11 +261,13 @@ impl Monitor {
         }
     }
 
-    fn record_failure(&mut self, error: &SandboxError) -> Result<Ending, Error> {
+    fn record_failure(&mut self, error: &SandboxError) -> Ending {
         self.record_end(i32::from(error.exit_code()), chain(error), Instant::now())
     }
 
-    fn record_end(&mut self, code: i32, error: String, began: Instant) -> Result<Ending, Error> {
+    /// Writes the end down, or says in the log why not: clients are told in either case, and the
+    /// next look at the container finds that nobody attends to it.
+    fn record_end(&mut self, code: i32, error: String, began: Instant) -> Ending {
         let ran = self.status.phase == Phase::Running;
         let status = &mut self.status;
         status.phase = if status.started.is_some() { Phase::Exited } else { Phase::Created };
@@ -276,13 +278,16 @@ impl Monitor {
         status.error = error;
         status.monitor_pid = 0;
         status.vm_pid = 0;
-        if self.container.config.auto_remove {
-            self.store.remove_dir(&self.container.config.id)?;
+        let recorded = if self.container.config.auto_remove {
+            self.store.remove_dir(&self.container.config.id)
         } else {
-            self.container.dir.write_status(status)?;
+            self.container.dir.write_status(status)
+        };
+        if let Err(error) = recorded {
+            tracing::error!(error = %chain(&error), "the end of the container is not recorded");
         }
         self.timings.teardown_us = micros(began.elapsed());
-        Ok(Ending { exit_code: code, error: status.error.clone(), timings: self.timings })
+        Ending { exit_code: code, error: status.error.clone(), timings: self.timings }
     }
 }
 
@@ -328,7 +333,21 @@ async fn create(
     attach: Option<control::Attach>,
     client: &Connection,
 ) -> Result<(Running, Instant), SandboxError> {
-    let Booted { vm, agent, announced, .. } = booted;
+    let Booted { mut vm, agent, announced, .. } = booted;
+    match set_up(container, &*vm, agent, announced, attach, client).await {
+        Ok((sandbox, hub)) => Ok((Running { vm, sandbox, hub }, announced)),
+        Err(error) => Err(boot::explain(error, &mut *vm).await),
+    }
+}
+
+async fn set_up(
+    container: &Container,
+    vm: &dyn Vm,
+    agent: Agent,
+    announced: Instant,
+    attach: Option<control::Attach>,
+    client: &Connection,
+) -> Result<(Arc<Sandbox>, Hub), SandboxError> {
     let config = &container.config;
     let files = spec::sandbox_files(config)
         .into_iter()
@@ -376,7 +395,7 @@ async fn create(
         prepared.announce(client).await;
         prepared.feed(&sandbox);
     }
-    Ok((Running { vm, sandbox, hub }, announced))
+    Ok((sandbox, hub))
 }
 
 /// Everything written out, then off. A guest that does not manage is killed by the caller; its

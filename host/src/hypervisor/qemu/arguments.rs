@@ -169,7 +169,11 @@ fn add_disk(list: &mut Arguments, index: usize, disk: &OpenDisk) {
             "driver=raw,node-name=disk{index},file=file{index},read-only={read_only},discard=unmap"
         ),
     );
-    list.option("-device", format!("virtio-blk-device,drive=disk{index},serial={serial}"));
+    // A host without space is an error in the guest; the default stops the whole machine.
+    list.option(
+        "-device",
+        format!("virtio-blk-device,drive=disk{index},serial={serial},werror=report,rerror=report"),
+    );
 }
 
 struct Arguments(Vec<OsString>);
@@ -244,6 +248,14 @@ mod tests {
         let nodes = values(&list, "-blockdev");
         assert!(nodes.iter().all(|node| node.contains("read-only=off")), "{nodes:?}");
         assert!(nodes.iter().all(|node| node.contains("discard=unmap")), "{nodes:?}");
+    }
+
+    #[test]
+    fn failed_write_on_the_host_is_the_guests_to_deal_with() {
+        let (list, _) = arguments(Accelerator::Tcg, false);
+        let devices = values(&list, "-device");
+        let disk = devices.iter().find(|device| device.starts_with("virtio-blk")).unwrap();
+        assert!(disk.ends_with("werror=report,rerror=report"), "{disk}");
     }
 
     #[test]

@@ -1,3 +1,5 @@
+//! Tests: A VMM of the test's own in the place of QEMU, and QEMU itself with a kernel.
+
 use std::error::Error;
 use std::os::unix::fs::PermissionsExt;
 

@@ -92,5 +92,5 @@ pub fn agent_resident(bed: &Bed) -> Result<u64> {
     let socket = listener.accept(DEADLINE)?.context("the agent does not announce itself")?;
     greet(&socket, DEADLINE)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Ok(Agent::new(socket)?.info().await?.agent_resident_bytes) })
+    runtime.block_on(async { Ok(Agent::new(socket, DEADLINE)?.info().await?.agent_resident_bytes) })
 }

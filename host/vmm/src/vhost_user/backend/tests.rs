@@ -1,3 +1,5 @@
+//! Tests: the back end, spoken to as a front end does.
+
 use super::*;
 
 const NO_FLAGS: VhostUserConfigFlags = VhostUserConfigFlags::empty();

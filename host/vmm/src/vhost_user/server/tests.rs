@@ -1,3 +1,5 @@
+//! Tests: the server, from its socket to its end.
+
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Rings as a hostile guest would write them.
+//! Tests: rings in memory that a guest could have written.
 
 use nix::fcntl::SealFlag;
 use vhost::vhost_user::message::VhostUserMemoryRegion;

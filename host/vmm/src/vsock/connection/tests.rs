@@ -1,3 +1,5 @@
+//! Tests: one connection, packet by packet.
+
 use super::*;
 use crate::vsock::packet::{SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use crate::vsock::testing::{data, header};

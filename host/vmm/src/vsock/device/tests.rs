@@ -1,3 +1,5 @@
+//! Tests: the device, driven as a hostile guest would.
+
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 

@@ -1,3 +1,5 @@
+//! Tests: the multiplexer between ports and sockets.
+
 use super::*;
 use crate::vsock::testing::{CONFIG, data, header};
 

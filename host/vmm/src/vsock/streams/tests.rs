@@ -1,3 +1,5 @@
+//! Tests: host sockets that connections end in.
+
 use std::io::Write;
 use std::sync::mpsc;
 use std::time::Duration;

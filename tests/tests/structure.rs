@@ -1,0 +1,222 @@
+//! The shape of the source: who may use whom (ARCHITECTURE.md), a header in every file, and unsafe
+//! code in its few places.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Rooms of the host, from the top: a room uses rooms further down and no others. Rooms of one
+/// line do not know each other.
+const HOST: [&[&str]; 4] =
+    [&["cli"], &["engine"], &["image", "hypervisor", "guest", "storage"], &["sys"]];
+/// Rooms of the agent.
+const AGENT: [&[&str]; 7] = [
+    &["boot"],
+    &["server"],
+    &["supervisor"],
+    &["storage", "cgroup", "container", "stdio"],
+    &["mount", "network"],
+    &["spec", "failure"],
+    &["sys"],
+];
+/// Where `unsafe` may stand: files, and folders with a slash at the end.
+const UNSAFE: [&str; 5] = [
+    "host/src/sys/",
+    "host/vmm/src/probe/",
+    "host/vmm/src/vhost_user/",
+    "agent/src/sys/",
+    "tests/guest-inits/",
+];
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Every source file below a folder of the workspace, as its path from the workspace and its text.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let root = workspace();
+    let mut found = Vec::new();
+    collect(&root.join(folder), &mut found);
+    found.sort();
+    assert!(!found.is_empty(), "no sources below {folder}");
+    let relative = |path: &PathBuf| path.strip_prefix(&root).unwrap().display().to_string();
+    found.iter().map(|path| (relative(path), fs::read_to_string(path).unwrap())).collect()
+}
+
+const CRATES: [&str; 7] = [
+    "protocols/src",
+    "agent/src",
+    "host/src",
+    "host/vmm/src",
+    "rootfs-builder/src",
+    "tests/src",
+    "tests/guest-inits/src",
+];
+
+/// The text without comments: what is said of a room is no use of it.
+fn code(text: &str) -> String {
+    let line = |line: &str| line.split("//").next().unwrap_or_default().to_owned();
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Rooms that a text names after `crate::`, alone or in braces.
+fn rooms_used(text: &str) -> Vec<String> {
+    let code = code(text);
+    let name = |text: &str| -> String {
+        text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    };
+    let mut used = Vec::new();
+    for rest in code.split("crate::").skip(1) {
+        match rest.strip_prefix('{') {
+            None => used.push(name(rest)),
+            Some(list) => {
+                let mut depth = 0;
+                let mut start = true;
+                for (index, c) in list.char_indices() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => start = true,
+                        c if start && !c.is_whitespace() => {
+                            used.push(name(&list[index..]));
+                            start = false;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    used
+}
+
+fn level(rooms: &[&[&str]], room: &str) -> Option<usize> {
+    rooms.iter().position(|level| level.contains(&room))
+}
+
+/// Lines that break the order of `rooms` below `folder`.
+fn offences(folder: &str, rooms: &[&[&str]], sources: &[(String, String)]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (path, text) in sources {
+        let inner = path.strip_prefix(folder).unwrap().trim_start_matches('/');
+        let room = inner.split('/').next().unwrap().trim_end_matches(".rs");
+        let Some(own) = level(rooms, room) else { continue };
+        for used in rooms_used(text) {
+            if used != room && level(rooms, &used).is_some_and(|other| other <= own) {
+                lines.push(format!("{path} uses crate::{used}"));
+            }
+        }
+    }
+    lines
+}
+
+#[test]
+fn rooms_use_only_what_is_below_them() {
+    for (folder, rooms) in [("host/src", &HOST[..]), ("agent/src", &AGENT[..])] {
+        let sources = sources(folder);
+        for room in rooms.concat() {
+            let here = |(path, _): &(String, String)| {
+                path.starts_with(&format!("{folder}/{room}/"))
+                    || *path == format!("{folder}/{room}.rs")
+            };
+            assert!(sources.iter().any(here), "{folder} has no room {room}");
+        }
+        let offences = offences(folder, rooms, &sources);
+        assert!(offences.is_empty(), "{}", offences.join("\n"));
+    }
+}
+
+#[test]
+fn use_against_the_arrows_would_be_found() {
+    let source = |path: &str, text: &str| vec![(path.to_owned(), text.to_owned())];
+    for (path, text) in [
+        ("host/src/image/mod.rs", "use crate::engine::Engine;"),
+        ("host/src/image/store/mod.rs", "use crate::{sys::fd, storage::Template};"),
+        ("host/src/sys/fd.rs", "let x = crate::guest::greet();"),
+        ("host/src/engine/mod.rs", "use crate::{\n    guest::{Agent, Exit},\n    cli,\n};"),
+    ] {
+        assert_eq!(offences("host/src", &HOST, &source(path, text)).len(), 1, "{text}");
+    }
+    for (path, text) in [
+        ("host/src/cli/mod.rs", "use crate::{engine, image::Image, sys};"),
+        ("host/src/guest/mod.rs", "// like crate::engine\nuse crate::guest::x;"),
+    ] {
+        assert!(offences("host/src", &HOST, &source(path, text)).is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for folder in CRATES.iter().copied().chain(["tests/tests"]) {
+        for (path, text) in sources(folder) {
+            assert!(text.starts_with("//! "), "{path} does not begin with its purpose");
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_stands_in_its_few_places_and_says_why() {
+    for folder in CRATES {
+        for (path, text) in sources(folder) {
+            let allowed = UNSAFE.iter().any(|place| path.starts_with(place));
+            let opens = text.contains("allow(unsafe_code)");
+            assert!(allowed || !opens, "{path} allows unsafe code");
+            if !opens {
+                continue;
+            }
+            let lines: Vec<&str> = text.lines().collect();
+            for (index, line) in lines.iter().enumerate() {
+                if !code(line).contains("unsafe {") {
+                    continue;
+                }
+                let above = &lines[index.saturating_sub(8)..=index];
+                let why = above.iter().any(|line| line.contains("SAFETY:"));
+                assert!(why, "{path}:{}: unsafe without a SAFETY comment", index + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn crates_depend_as_the_design_has_it() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(workspace())
+        .output()
+        .unwrap();
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let needs = |name: &str| -> Vec<String> {
+        let packages = metadata["packages"].as_array().unwrap();
+        let package = packages.iter().find(|package| package["name"] == name);
+        let package = package.unwrap_or_else(|| panic!("no crate {name}"));
+        let names = package["dependencies"].as_array().unwrap().iter();
+        names.map(|needed| needed["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let forbid = |name: &str, forbidden: &[&str]| {
+        let needs = needs(name);
+        for needed in forbidden {
+            assert!(!needs.iter().any(|other| other == needed), "{name} depends on {needed}");
+        }
+    };
+    forbid("husk", &["husk-agent"]);
+    forbid("husk-agent", &["husk", "husk-vmm"]);
+    forbid("husk-vmm", &["oci-spec", "husk", "husk-agent", "husk-protocols", "ttrpc"]);
+    forbid("husk-protocols", &["husk", "husk-agent", "husk-vmm", "oci-spec", "tokio"]);
+}
