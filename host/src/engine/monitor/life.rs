@@ -243,15 +243,14 @@ impl Monitor {
     /// Takes the VM down and writes the end of the run.
     async fn finish(
         &mut self,
-        mut running: Running,
+        running: Running,
         outcome: Result<Exit, SandboxError>,
     ) -> Result<Ending, Error> {
         let began = Instant::now();
         if outcome.is_ok() && !self.container.config.auto_remove {
             power_off(&running, &self.container.config.id).await;
         }
-        kill(&mut running);
-        drop(running);
+        self.take_down(running)?;
         match outcome {
             Err(error) => self.record_failure(&error),
             Ok(exit) => {
@@ -259,6 +258,18 @@ impl Monitor {
                 self.record_end(exit.code, String::new(), began)
             }
         }
+    }
+
+    /// Ends the VM. Files that nobody needs any more go meanwhile.
+    fn take_down(&self, mut running: Running) -> Result<(), Error> {
+        let (store, config) = (&self.store, &self.container.config);
+        std::thread::scope(|scope| {
+            let remove = || store.remove_dir(&config.id);
+            let removing = config.auto_remove.then(|| scope.spawn(remove));
+            kill(&mut running);
+            drop(running);
+            removing.map_or(Ok(()), |removing| removing.join().expect("removing does not panic"))
+        })
     }
 
     fn record_failure(&mut self, error: &SandboxError) -> Result<Ending, Error> {
@@ -333,6 +344,8 @@ async fn create(
     let files = spec::sandbox_files(config)
         .into_iter()
         .map(|file| (file.name.to_owned(), file.content.into_bytes()));
+    // The guest takes the streams in while it is being set up.
+    let (tokens, streams) = open_streams(vm.vsock(), &config.process, config.process.stdin_open)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let wall_clock_ns = u64::try_from(now.as_nanos()).unwrap_or_default();
     agent
@@ -340,7 +353,6 @@ async fn create(
         .await
         .map_err(SandboxError::agent("set the sandbox up"))?;
     tracing::debug!(since_announced = ?announced.elapsed(), "sandbox set up");
-    let (tokens, streams) = open_streams(vm.vsock(), &config.process, config.process.stdin_open)?;
     let window = attach.and_then(|attach| attach.window);
     let new = NewContainer {
         id: config.id.clone(),
