@@ -148,7 +148,7 @@ fn disks_are_found_by_serial_and_read_only_ones_are_read_only() {
         let disk = |name: &str, serial: &str, len, read_only| {
             let path = folder.join(name);
             std::fs::File::create(&path).unwrap().set_len(len).unwrap();
-            Disk { serial: serial.into(), path, read_only }
+            Disk { serial: serial.into(), path, read_only, disposable: false }
         };
         vec![
             disk("image, with a comma", "image", 4096, true),

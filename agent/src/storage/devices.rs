@@ -44,18 +44,20 @@ impl fmt::Display for Serial {
 pub struct Device(String);
 
 impl Device {
-    /// Waits until a device has this serial. Blocks.
+    /// Waits until there is a device of each of these serials; the answer is in their order. All
+    /// are looked for at once, since the device is asked each time that its serial is read. Blocks.
     ///
     /// # Errors
     /// [`StorageError::NoDevice`] after some seconds.
-    pub fn find(serial: &Serial) -> Result<Self, StorageError> {
+    pub fn find<const N: usize>(serials: [&Serial; N]) -> Result<[Self; N], StorageError> {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            if let Some(device) = look(Path::new(BLOCK), serial) {
-                return Ok(device);
-            }
+            let missing = match look(Path::new(BLOCK), serials) {
+                Ok(devices) => return Ok(devices),
+                Err(missing) => missing,
+            };
             if Instant::now() >= deadline {
-                return Err(StorageError::NoDevice(serial.clone()));
+                return Err(StorageError::NoDevice(missing.clone()));
             }
             thread::sleep(INTERVAL);
         }
@@ -74,12 +76,29 @@ impl Device {
     }
 }
 
-fn look(block: &Path, serial: &Serial) -> Option<Device> {
-    let devices = fs::read_dir(block).ok()?.flatten();
-    devices.filter_map(|device| device.file_name().into_string().ok()).find_map(|name| {
-        let found = fs::read_to_string(block.join(&name).join("serial")).ok()?;
-        (found.trim_end() == serial.0).then_some(Device(name))
-    })
+/// The devices, or the first serial that none has.
+fn look<'a, const N: usize>(
+    block: &Path,
+    serials: [&'a Serial; N],
+) -> Result<[Device; N], &'a Serial> {
+    let mut found = [const { None }; N];
+    for device in fs::read_dir(block).into_iter().flatten().flatten() {
+        if found.iter().all(Option::is_some) {
+            break;
+        }
+        let Ok(name) = device.file_name().into_string() else { continue };
+        let Ok(own) = fs::read_to_string(block.join(&name).join("serial")) else { continue };
+        for (slot, _) in
+            found.iter_mut().zip(serials).filter(|(_, serial)| own.trim_end() == serial.0)
+        {
+            slot.get_or_insert_with(|| Device(name.clone()));
+        }
+    }
+    let missing = found.iter().zip(serials).find(|(slot, _)| slot.is_none());
+    if let Some((_, serial)) = missing {
+        return Err(serial);
+    }
+    Ok(found.map(|device| device.expect("each was just looked at")))
 }
 
 #[cfg(test)]
@@ -94,11 +113,11 @@ mod tests {
             fs::write(block.path().join(name).join("serial"), serial).unwrap();
         }
         fs::create_dir(block.path().join("ram0")).unwrap();
-        let name =
-            |serial: &str| look(block.path(), &serial.parse().unwrap()).map(|device| device.path());
-        assert_eq!(name("image-1").as_deref(), Some("/dev/vdb"));
-        assert_eq!(name("image-10").as_deref(), Some("/dev/vda"));
-        assert_eq!(name("image"), None);
+        let [one, ten, none] =
+            ["image-1", "image-10", "image"].map(|text| text.parse::<Serial>().unwrap());
+        let paths = look(block.path(), [&one, &ten]).unwrap().map(|device| device.path());
+        assert_eq!(paths, ["/dev/vdb", "/dev/vda"]);
+        assert_eq!(look(block.path(), [&ten, &none]).unwrap_err(), &none);
     }
 
     #[test]

@@ -117,10 +117,15 @@ impl Rootfs {
     /// # Errors
     /// [`StorageError`]; nothing is left.
     pub fn mount(id: &ContainerId, plan: &RootfsPlan) -> Result<Self, StorageError> {
-        let image = Device::find(&plan.image)?;
-        let disk = match &plan.upper {
-            Upper::Disk(serial) => Some(Device::find(serial)?),
-            Upper::Tmpfs { .. } => None,
+        let (image, disk) = match &plan.upper {
+            Upper::Disk(serial) => {
+                let [image, disk] = Device::find([&plan.image, serial])?;
+                (image, Some(disk))
+            }
+            Upper::Tmpfs { .. } => {
+                let [image] = Device::find([&plan.image])?;
+                (image, None)
+            }
         };
         // The overlay clones what it is made of, but only out of the caller's namespace: both are
         // attached while it is made.

@@ -1,8 +1,9 @@
 //! What the guest has for a container beside its processes, and how it is given back.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs::File, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use husk_protocols::id::ContainerId;
+use nix::unistd::Pid;
 
 use super::{Result, SupervisorError};
 use crate::{
@@ -14,13 +15,19 @@ use crate::{
 const REMOVE_INTERVAL: Duration = Duration::from_millis(2);
 const REMOVE_TRIES: u32 = 2500;
 
-/// A container's cgroup and root.
+/// Those that the kernel takes long to take apart.
+const HELD_NAMESPACES: [&str; 2] = ["mnt", "net"];
+
+/// A container's cgroup and root, and what is held of its namespaces.
 #[derive(Debug)]
 pub struct Assets {
     /// Its cgroup.
     pub cgroup: Arc<Cgroup>,
     /// Its root.
     pub rootfs: Rootfs,
+    /// Mounts and interfaces stay until the container is given back: a process that ends would take
+    /// them apart before its end is told.
+    namespaces: Vec<OwnedFd>,
 }
 
 /// Runs what blocks on a thread of its own.
@@ -37,7 +44,7 @@ impl Assets {
         blocking(move || {
             let cgroup = Cgroup::create(&cgroup)?;
             match Rootfs::mount(&id, &rootfs) {
-                Ok(rootfs) => Ok(Self { cgroup: Arc::new(cgroup), rootfs }),
+                Ok(rootfs) => Ok(Self { cgroup: Arc::new(cgroup), rootfs, namespaces: Vec::new() }),
                 Err(error) => {
                     // No process was ever in it.
                     let _ = cgroup.try_remove();
@@ -48,14 +55,26 @@ impl Assets {
         .await?
     }
 
+    /// Keeps the mounts and interfaces of a process that has made its namespaces. One that has ended
+    /// meanwhile has none left to keep.
+    pub fn hold_namespaces(&mut self, pid: Pid) {
+        let open = |name| File::open(format!("/proc/{pid}/ns/{name}")).ok().map(OwnedFd::from);
+        self.namespaces = HELD_NAMESPACES.into_iter().filter_map(open).collect();
+    }
+
     /// Kills what is left in the cgroup and gives both back.
     ///
     /// # Errors
     /// The first failure; both are tried.
     pub async fn release(self) -> Result<()> {
-        let Self { cgroup, rootfs } = self;
+        let Self { cgroup, rootfs, namespaces } = self;
         let emptied = remove(cgroup).await;
-        let unmounted = blocking(move || rootfs.unmount()).await?;
+        let unmounted = blocking(move || {
+            // The root is mounted in one of them.
+            drop(namespaces);
+            rootfs.unmount()
+        })
+        .await?;
         emptied?;
         Ok(unmounted?)
     }

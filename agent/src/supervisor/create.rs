@@ -75,11 +75,14 @@ impl Job {
         plan: InitPlan,
         cgroup: String,
         ours: AgentEnds,
-        assets: Assets,
+        mut assets: Assets,
     ) -> Result<Box<Present>> {
         let order = Order::Init { plan: Box::new(plan), cgroup };
         let pumps = match stage.set_up(&order).await {
-            Ok(master) => ours.start(master).map_err(SupervisorError::step("poll the terminal")),
+            Ok(master) => {
+                assets.hold_namespaces(spawned.pid);
+                ours.start(master).map_err(SupervisorError::step("poll the terminal"))
+            }
             Err(error) => Err(error),
         };
         match pumps {

@@ -11,7 +11,7 @@ use super::names::{random_id, random_name};
 use super::record::{Config, Filesystem, ImageUse, Process, Resources};
 use super::store::{Container, short};
 use crate::image::Image;
-use crate::storage;
+use crate::storage::{self, Life};
 
 /// What the user wishes for. Empty and `None` leave it to the image or to husk.
 #[derive(Debug, Clone, Default)]
@@ -73,8 +73,10 @@ impl Engine {
         let _pin = self.images.pin()?;
         self.images.resolve(&config.image.id)?;
         let layers = storage::Template::open(&self.dirs.cache())?;
-        self.containers
-            .create(&config, |dir| Ok(layers.create(&dir.disk(), storage::DEFAULT_SIZE_BYTES)?))
+        // A container that starts once and is removed at its end never needs its layer again.
+        let life = if config.auto_remove { Life::OneVm } else { Life::Kept };
+        let size_bytes = storage::DEFAULT_SIZE_BYTES;
+        self.containers.create(&config, |dir| Ok(layers.create(&dir.disk(), size_bytes, life)?))
     }
 }
 

@@ -122,17 +122,14 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store of an installation, which is created where it is missing, and clears what
-    /// killed creations and removals left.
+    /// Opens the store of an installation, which is created where it is missing.
     ///
     /// # Errors
     /// [`Error::File`].
     pub fn open(dirs: &Dirs) -> Result<Self, Error> {
         let root = dirs.containers();
         fs::create_dir_all(&root).map_err(Error::file("create", &root))?;
-        let store = Self { root, sockets: dirs.runtime.clone() };
-        store.clear_abandoned()?;
-        Ok(store)
+        Ok(Self { root, sockets: dirs.runtime.clone() })
     }
 
     /// Where the monitor of a container listens. Short: a Unix socket's path has 108 bytes.

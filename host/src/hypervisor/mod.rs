@@ -60,6 +60,8 @@ pub struct Disk {
     pub path: PathBuf,
     /// Writes are refused by the device.
     pub read_only: bool,
+    /// Nobody reads the image after the VM: the guest's flushes need not reach stable storage.
+    pub disposable: bool,
 }
 
 /// What starts VMs.

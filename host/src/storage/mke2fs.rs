@@ -4,14 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::StorageError;
+use super::{Life, StorageError};
 
 /// Folders to look in after `PATH`: it is not in every user's.
 const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
 
 /// All of them in Linux 6.1. No `resize_inode`: its reserved blocks are 4 MiB that would be
 /// written to each layer.
-const FEATURES: &str = "none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,\
+const FEATURES: &str = "none,ext_attr,dir_index,filetype,extent,64bit,flex_bg,\
     sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
 /// Journal in MiB: small, because it is written over and over and stays allocated on the host;
 /// there, because a VM may be killed at any time and its layer be used again.
@@ -45,23 +45,33 @@ impl Mke2fs {
     }
 
     /// Makes a file system that fills `file`, all of whose bytes are zero. Blocks.
-    pub fn run(&self, file: &Path) -> Result<(), StorageError> {
+    pub fn run(&self, file: &Path, life: Life) -> Result<(), StorageError> {
         // The file is a hole: what is not written is zero, and the guest need not write it
         // either. Releases before 1.47 do not know that option; their guests fill the tables in
         // the background.
-        let prezeroed = self.run_with(file, "assume_storage_prezeroed=1");
-        prezeroed.or_else(|_| self.run_with(file, "lazy_itable_init=1,lazy_journal_init=1"))
+        let prezeroed = self.run_with(file, life, "assume_storage_prezeroed=1");
+        prezeroed.or_else(|_| self.run_with(file, life, "lazy_itable_init=1,lazy_journal_init=1"))
     }
 
-    fn run_with(&self, file: &Path, init: &str) -> Result<(), StorageError> {
+    fn run_with(&self, file: &Path, life: Life, init: &str) -> Result<(), StorageError> {
         let failed = |message| StorageError::Mke2fs { program: self.program.clone(), message };
         let bytes = file.metadata().map(|metadata| metadata.len());
         let bytes = bytes.map_err(|error| failed(error.to_string()))?;
         let journal = if bytes < SMALL_BYTES { SMALL_JOURNAL_MIB } else { JOURNAL_MIB };
         let extended = format!("{init},root_owner=0:0,nodiscard,hash_seed={HASH_SEED}");
+        let features = match life {
+            Life::Kept => format!("{FEATURES},has_journal"),
+            Life::OneVm => FEATURES.to_owned(),
+        };
+        let journal: &[&str] = match life {
+            Life::Kept => &["-J", journal],
+            Life::OneVm => &[],
+        };
         let output = Command::new(&self.program)
             .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-i", "16384", "-m", "0"])
-            .args(["-O", FEATURES, "-J", journal, "-U", UUID, "-E", &extended])
+            .args(["-O", &features])
+            .args(journal)
+            .args(["-U", UUID, "-E", &extended])
             .arg(file)
             .env_clear()
             .env("MKE2FS_CONFIG", "/dev/null")

@@ -2,7 +2,7 @@
 //! containers: whoever needs a layer names its file.
 //!
 //! ```text
-//! mke2fs (once per size) -> template in the cache -> sparse copy per container
+//! mke2fs (once per size and life) -> template in the cache -> sparse copy per container
 //! ```
 //!
 //! The guest mounts the file and makes the overlay's folders in it. What the guest writes takes
@@ -78,6 +78,15 @@ pub enum StorageError {
     },
 }
 
+/// How long a layer lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// As long as its container, through many VMs, each of which may be killed.
+    Kept,
+    /// As long as one VM: nobody reads it afterwards, so it needs no journal.
+    OneVm,
+}
+
 /// The maker of writable layers.
 #[derive(Clone, Debug)]
 pub struct Template {
@@ -100,36 +109,40 @@ impl Template {
     ///
     /// # Errors
     /// Nothing stays at `path` then.
-    pub fn create(&self, path: &Path, size_bytes: u64) -> Result<(), StorageError> {
+    pub fn create(&self, path: &Path, size_bytes: u64, life: Life) -> Result<(), StorageError> {
         if !(MIN_SIZE_BYTES..=MAX_SIZE_BYTES).contains(&size_bytes) {
             return Err(StorageError::Size { size_bytes });
         }
-        let template_path = self.template(size_bytes.next_multiple_of(4096))?;
+        let template_path = self.template(size_bytes.next_multiple_of(4096), life)?;
         let template = File::open(&template_path).map_err(at("open", &template_path))?;
         let needed = allocated_bytes(&template).map_err(at("read", &template_path))? + SPARE_BYTES;
         check_space(path, needed)?;
         copy_to_new(&template, path)
     }
 
-    /// The template of this size, made now if it is not there.
-    fn template(&self, size_bytes: u64) -> Result<PathBuf, StorageError> {
-        let path = self.cache.join(format!("ext4-v{TEMPLATE_VERSION}-{size_bytes}.img"));
+    /// The template of this size and life, made now if it is not there.
+    fn template(&self, size_bytes: u64, life: Life) -> Result<PathBuf, StorageError> {
+        let kind = match life {
+            Life::Kept => "ext4",
+            Life::OneVm => "ext4-one-vm",
+        };
+        let path = self.cache.join(format!("{kind}-v{TEMPLATE_VERSION}-{size_bytes}.img"));
         if path.is_file() {
             return Ok(path);
         }
         let _lock = self.lock()?;
         if !path.is_file() {
-            self.make_template(&path, size_bytes)?;
+            self.make_template(&path, size_bytes, life)?;
         }
         Ok(path)
     }
 
-    fn make_template(&self, path: &Path, size_bytes: u64) -> Result<(), StorageError> {
+    fn make_template(&self, path: &Path, size_bytes: u64, life: Life) -> Result<(), StorageError> {
         self.clear_leftovers();
         let file = tempfile::Builder::new().prefix(LEFTOVER_PREFIX).tempfile_in(&self.cache);
         let file = file.map_err(at("create template", path))?;
         file.as_file().set_len(size_bytes).map_err(at("create template", path))?;
-        self.mke2fs.run(file.path())?;
+        self.mke2fs.run(file.path(), life)?;
         file.as_file().sync_all().map_err(at("write template", path))?;
         file.persist(path).map_err(|error| at("write template", path)(error.error))?;
         Ok(())

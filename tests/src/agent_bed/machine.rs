@@ -73,6 +73,7 @@ fn disks(folder: &Path) -> Result<Vec<Disk>> {
         serial: serial.to_owned(),
         path,
         read_only,
+        disposable: false,
     };
     Ok(vec![
         disk(images::IMAGE, images::busybox(folder)?, true),

@@ -66,17 +66,26 @@ fn memory_mib(resources: Resources) -> u32 {
 
 /// The VM of a container, as the hypervisor is asked for it.
 fn vm_config(container: &Container, guest: GuestImage) -> VmConfig {
-    let disk = |serial: &str, path, read_only| Disk { serial: serial.to_owned(), path, read_only };
+    let config = &container.config;
+    let image = Disk {
+        serial: IMAGE_SERIAL.to_owned(),
+        path: config.image.disk.clone(),
+        read_only: true,
+        disposable: false,
+    };
+    let layer = Disk {
+        serial: DISK_SERIAL.to_owned(),
+        path: container.dir.disk(),
+        read_only: false,
+        disposable: config.auto_remove,
+    };
     VmConfig {
         kernel: guest.kernel,
         initramfs: guest.initramfs,
         kernel_args: Vec::new(),
-        vcpus: vcpus(container.config.resources),
-        memory_mib: memory_mib(container.config.resources),
-        disks: vec![
-            disk(IMAGE_SERIAL, container.config.image.disk.clone(), true),
-            disk(DISK_SERIAL, container.dir.disk(), false),
-        ],
+        vcpus: vcpus(config.resources),
+        memory_mib: memory_mib(config.resources),
+        disks: vec![image, layer],
         guest_cid: GUEST_CID,
         host_cid: HOST_CID,
         console_log: container.dir.console_log(),

@@ -352,6 +352,8 @@ async fn set_up(
     let files = spec::sandbox_files(config)
         .into_iter()
         .map(|file| (file.name.to_owned(), file.content.into_bytes()));
+    // The guest takes the streams in while it is being set up.
+    let (tokens, streams) = open_streams(vm.vsock(), &config.process, config.process.stdin_open)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let wall_clock_ns = u64::try_from(now.as_nanos()).unwrap_or_default();
     agent
@@ -359,7 +361,6 @@ async fn set_up(
         .await
         .map_err(SandboxError::agent("set the sandbox up"))?;
     tracing::debug!(since_announced = ?announced.elapsed(), "sandbox set up");
-    let (tokens, streams) = open_streams(vm.vsock(), &config.process, config.process.stdin_open)?;
     let window = attach.and_then(|attach| attach.window);
     let new = NewContainer {
         id: config.id.clone(),

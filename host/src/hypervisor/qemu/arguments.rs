@@ -22,6 +22,8 @@ pub struct OpenDisk {
     pub serial: String,
     /// Whether the device refuses writes.
     pub read_only: bool,
+    /// Whether its flushes are for nothing.
+    pub disposable: bool,
 }
 
 /// What the arguments are made from.
@@ -152,21 +154,24 @@ impl Machine<'_> {
 
 /// The image as a descriptor set, so that no name is parsed and no path looked up.
 fn add_disk(list: &mut Arguments, index: usize, disk: &OpenDisk) {
-    let OpenDisk { file, serial, read_only } = disk;
+    let OpenDisk { file, serial, read_only, disposable } = disk;
     let fd = file.as_raw_fd();
-    let read_only = if *read_only { "on" } else { "off" };
+    let switch = |on: bool| if on { "on" } else { "off" };
+    let (read_only, no_flush) = (switch(*read_only), switch(*disposable));
     list.option("-add-fd", format!("fd={fd},set={index}"));
     list.option(
         "-blockdev",
         format!(
             "driver=file,node-name=file{index},filename=/dev/fdset/{index},\
-             read-only={read_only},auto-read-only=off,discard=unmap,aio=threads"
+             read-only={read_only},auto-read-only=off,discard=unmap,aio=threads,\
+             cache.no-flush={no_flush}"
         ),
     );
     list.option(
         "-blockdev",
         format!(
-            "driver=raw,node-name=disk{index},file=file{index},read-only={read_only},discard=unmap"
+            "driver=raw,node-name=disk{index},file=file{index},read-only={read_only},discard=unmap,\
+             cache.no-flush={no_flush}"
         ),
     );
     // A host without space is an error in the guest; the default stops the whole machine.
@@ -212,7 +217,7 @@ mod tests {
     fn arguments(accelerator: Accelerator, read_only: bool) -> (Vec<String>, i32) {
         let file = File::open("/dev/null").unwrap();
         let fd = file.as_raw_fd();
-        let disks = [OpenDisk { file, serial: "root".into(), read_only }];
+        let disks = [OpenDisk { file, serial: "root".into(), read_only, disposable: !read_only }];
         let vsock = File::open("/dev/null").unwrap();
         let config = config();
         let machine = Machine {
@@ -256,6 +261,15 @@ mod tests {
         let devices = values(&list, "-device");
         let disk = devices.iter().find(|device| device.starts_with("virtio-blk")).unwrap();
         assert!(disk.ends_with("werror=report,rerror=report"), "{disk}");
+    }
+
+    #[test]
+    fn only_a_disposable_disk_is_not_flushed() {
+        for (read_only, no_flush) in [(true, "cache.no-flush=off"), (false, "cache.no-flush=on")] {
+            let (list, _) = arguments(Accelerator::Tcg, read_only);
+            let nodes = values(&list, "-blockdev");
+            assert!(nodes.iter().all(|node| node.contains(no_flush)), "{nodes:?}");
+        }
     }
 
     #[test]

@@ -148,7 +148,12 @@ fn open_disk(disk: &Disk) -> Result<OpenDisk, VmError> {
         .write(!disk.read_only)
         .open(&disk.path)
         .map_err(open_error("disk", &disk.path))?;
-    Ok(OpenDisk { file, serial: disk.serial.clone(), read_only: disk.read_only })
+    Ok(OpenDisk {
+        file,
+        serial: disk.serial.clone(),
+        read_only: disk.read_only,
+        disposable: disk.disposable,
+    })
 }
 
 fn open_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VmError {

@@ -41,7 +41,8 @@ fn refusal(qemu: &Qemu, config: &VmConfig) -> VmError {
 fn missing_files_are_named() {
     let (folder, config, qemu) = bench("exit 0");
     let missing = folder.path().join("missing");
-    let disk = Disk { serial: "root".into(), path: missing.clone(), read_only: true };
+    let disk =
+        Disk { serial: "root".into(), path: missing.clone(), read_only: true, disposable: false };
     for (config, what) in [
         (VmConfig { kernel: missing.clone(), ..config.clone() }, "kernel"),
         (VmConfig { initramfs: missing.clone(), ..config.clone() }, "initramfs"),
@@ -59,7 +60,12 @@ fn missing_files_are_named() {
 fn serials_that_could_be_options_or_are_too_long_are_refused() {
     let (_folder, config, qemu) = bench("exit 0");
     for serial in ["", "a,b", "a=b", "a b", "ä", "123456789012345678901"] {
-        let disk = Disk { serial: serial.into(), path: config.kernel.clone(), read_only: true };
+        let disk = Disk {
+            serial: serial.into(),
+            path: config.kernel.clone(),
+            read_only: true,
+            disposable: false,
+        };
         let error = refusal(&qemu, &VmConfig { disks: vec![disk], ..config.clone() });
         assert!(matches!(&error, VmError::Serial { serial: s } if s == serial), "{error}");
     }
