@@ -3,8 +3,7 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use husk_protocols::id::ContainerId;
 use jiff::Timestamp;
@@ -12,20 +11,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::boot::{self, Booted, DISK_SERIAL, IMAGE_SERIAL};
-use super::control::{Connection, Ending, Socket, View, prepare, serve_attached, session};
+use super::boot::{self, Booted};
+use super::control::{Connection, Ending, Socket, View, serve_attached, session};
 use super::error::SandboxError;
-use super::sandbox::{Sandbox, open_streams};
+use super::sandbox::Sandbox;
+use super::setup::set_up;
 use super::stdio::Hub;
 use crate::engine::control;
 use crate::engine::control::{Event, Request, Timings};
 use crate::engine::dirs::Dirs;
 use crate::engine::error::{Error, chain};
-use crate::engine::output_log;
 use crate::engine::record::{Phase, Status};
-use crate::engine::spec;
 use crate::engine::store::{Container, Store};
-use crate::guest::{Agent, Exit, NewContainer};
+use crate::guest::Exit;
 use crate::hypervisor::Vm;
 use crate::sys::lock::Lock;
 
@@ -329,74 +327,14 @@ async fn attended(mut client: Connection, view: View, sandbox: Arc<Sandbox>) {
 /// Sets the container up in a booted VM and lets it go. Returns when creation began as well.
 async fn create(
     container: &Container,
-    booted: Booted,
+    mut booted: Booted,
     attach: Option<control::Attach>,
     client: &Connection,
 ) -> Result<(Running, Instant), SandboxError> {
-    let Booted { mut vm, agent, announced, .. } = booted;
-    match set_up(container, &*vm, agent, announced, attach, client).await {
-        Ok((sandbox, hub)) => Ok((Running { vm, sandbox, hub }, announced)),
-        Err(error) => Err(boot::explain(error, &mut *vm).await),
+    match set_up(container, &booted, attach, client).await {
+        Ok((sandbox, hub)) => Ok((Running { vm: booted.vm, sandbox, hub }, booted.announced)),
+        Err(error) => Err(boot::explain(error, &mut *booted.vm).await),
     }
-}
-
-async fn set_up(
-    container: &Container,
-    vm: &dyn Vm,
-    agent: Agent,
-    announced: Instant,
-    attach: Option<control::Attach>,
-    client: &Connection,
-) -> Result<(Arc<Sandbox>, Hub), SandboxError> {
-    let config = &container.config;
-    let files = spec::sandbox_files(config)
-        .into_iter()
-        .map(|file| (file.name.to_owned(), file.content.into_bytes()));
-    // The guest takes the streams in while it is being set up.
-    let (tokens, streams) = open_streams(vm.vsock(), &config.process, config.process.stdin_open)?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let wall_clock_ns = u64::try_from(now.as_nanos()).unwrap_or_default();
-    agent
-        .setup(&config.hostname, files, wall_clock_ns)
-        .await
-        .map_err(SandboxError::agent("set the sandbox up"))?;
-    tracing::debug!(since_announced = ?announced.elapsed(), "sandbox set up");
-    let window = attach.and_then(|attach| attach.window);
-    let new = NewContainer {
-        id: config.id.clone(),
-        spec: spec::container_spec(config, window).to_string().into_bytes(),
-        image_serial: IMAGE_SERIAL.to_owned(),
-        disk_serial: DISK_SERIAL.to_owned(),
-        streams: tokens,
-    };
-    agent.create(new).await.map_err(SandboxError::agent("create the container"))?;
-    tracing::debug!(since_announced = ?announced.elapsed(), "container created");
-    let log = container.dir.output_log();
-    let log = output_log::Writer::open(&log).map_err(Error::file("open", log))?;
-    let mut prepared = match attach {
-        None => None,
-        Some(attach) => Some(
-            prepare(attach, config.process.terminal, config.process.stdin_open)
-                .map_err(SandboxError::io("make the client's streams"))?,
-        ),
-    };
-    let first = prepared.as_mut().and_then(|prepared| prepared.subscriber.take());
-    let hub = Hub::start(streams, config.process.terminal, log, first)
-        .map_err(SandboxError::io("connect the streams"))?;
-    agent.start(&config.id).await.map_err(SandboxError::agent("start the container"))?;
-    tracing::debug!(since_announced = ?announced.elapsed(), "container started");
-    let sandbox = Arc::new(Sandbox {
-        config: config.clone(),
-        agent,
-        vsock: vm.vsock().clone(),
-        hub: hub.handle(),
-        execs: AtomicU64::new(1),
-    });
-    if let Some(mut prepared) = prepared {
-        prepared.announce(client).await;
-        prepared.feed(&sandbox);
-    }
-    Ok((sandbox, hub))
 }
 
 /// Everything written out, then off. A guest that does not manage is killed by the caller; its

@@ -15,6 +15,7 @@ mod control;
 mod error;
 mod life;
 mod sandbox;
+mod setup;
 mod stdio;
 
 use std::os::fd::AsFd;
