@@ -2,9 +2,10 @@
 //! would decide otherwise.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use super::{Life, StorageError};
+use crate::sys::process::spawn_bound;
 
 /// Folders to look in after `PATH`: it is not in every user's.
 const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
@@ -67,7 +68,8 @@ impl Mke2fs {
             Life::Kept => &["-J", journal],
             Life::OneVm => &[],
         };
-        let output = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        command
             .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-i", "16384", "-m", "0"])
             .args(["-O", &features])
             .args(journal)
@@ -78,8 +80,11 @@ impl Mke2fs {
             .env("E2FSPROGS_FAKE_TIME", "1")
             .env("LC_ALL", "C")
             .stdin(Stdio::null())
-            .output()
-            .map_err(|error| failed(error.to_string()))?;
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        // Whoever is killed meanwhile leaves nobody who writes.
+        let output = spawn_bound(&mut command, &[]).and_then(Child::wait_with_output);
+        let output = output.map_err(|error| failed(error.to_string()))?;
         if output.status.success() {
             return Ok(());
         }

@@ -99,7 +99,13 @@ impl Template {
     pub fn open(cache_dir: &Path) -> Result<Self, StorageError> {
         let mke2fs = Mke2fs::find().ok_or(StorageError::NoMke2fs)?;
         fs::create_dir_all(cache_dir).map_err(at("create folder", cache_dir))?;
-        Ok(Template { cache: cache_dir.to_owned(), mke2fs })
+        let template = Template { cache: cache_dir.to_owned(), mke2fs };
+        if !template.leftovers().is_empty() {
+            // Or somebody's who is at work: then they are gone once the lock is here.
+            let _lock = template.lock()?;
+            template.clear_leftovers();
+        }
+        Ok(template)
     }
 
     /// Makes an empty layer of `size_bytes` (rounded up to whole blocks) at `path`, where nothing
@@ -138,7 +144,6 @@ impl Template {
     }
 
     fn make_template(&self, path: &Path, size_bytes: u64, life: Life) -> Result<(), StorageError> {
-        self.clear_leftovers();
         let file = tempfile::Builder::new().prefix(LEFTOVER_PREFIX).tempfile_in(&self.cache);
         let file = file.map_err(at("create template", path))?;
         file.as_file().set_len(size_bytes).map_err(at("create template", path))?;
@@ -150,13 +155,18 @@ impl Template {
 
     /// Half-made templates of killed processes. Needs the lock, so nobody makes one now.
     fn clear_leftovers(&self) {
-        let Ok(entries) = fs::read_dir(&self.cache) else { return };
-        for entry in entries.flatten() {
-            if entry.file_name().as_encoded_bytes().starts_with(LEFTOVER_PREFIX.as_bytes()) {
-                // They are in nobody's way but take space: an error is not worth a failure.
-                let _ = fs::remove_file(entry.path());
-            }
+        for path in self.leftovers() {
+            // They are in nobody's way but take space: an error is not worth a failure.
+            let _ = fs::remove_file(path);
         }
+    }
+
+    fn leftovers(&self) -> Vec<PathBuf> {
+        let is_leftover = |entry: &fs::DirEntry| {
+            entry.file_name().as_encoded_bytes().starts_with(LEFTOVER_PREFIX.as_bytes())
+        };
+        let entries = fs::read_dir(&self.cache).into_iter().flatten().flatten();
+        entries.filter(is_leftover).map(|entry| entry.path()).collect()
     }
 
     fn lock(&self) -> Result<File, StorageError> {

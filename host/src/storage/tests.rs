@@ -72,11 +72,15 @@ fn template_is_made_once_per_size() {
 fn half_made_template_of_a_killed_process_is_cleared() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
-    let template = Template::open(&cache).unwrap();
-    let leftover = cache.join(format!("{LEFTOVER_PREFIX}x"));
-    fs::write(&leftover, "half").unwrap();
-    template.create(&folder.path().join("1"), SIZE, Life::Kept).unwrap();
-    assert!(!leftover.exists());
+    // One who was killed before there was a template, and one after that.
+    for number in ["1", "2"] {
+        fs::create_dir_all(&cache).unwrap();
+        let leftover = cache.join(format!("{LEFTOVER_PREFIX}x"));
+        fs::write(&leftover, "half").unwrap();
+        let template = Template::open(&cache).unwrap();
+        template.create(&folder.path().join(number), SIZE, Life::Kept).unwrap();
+        assert!(!leftover.exists(), "{number}");
+    }
 }
 
 #[test]
