@@ -213,3 +213,17 @@ fn same_image_loaded_by_many_at_once_is_made_once() {
     assert_eq!(bed.husk(&["images", "-q"]).ok().out().lines().count(), 1);
     bed.assert_idle();
 }
+
+#[test]
+fn progress_on_a_terminal_is_bars_that_are_gone_at_the_end() {
+    let bed = Bed::empty();
+    let path = bed.path("layout");
+    let big: Vec<u8> = (0..4_u32 << 20).flat_map(u32::to_le_bytes).collect();
+    let image = busybox().layer(&Layer::new().file("big", 0o644, big), Packing::Gzip);
+    image.write_layout(&path, "x:1").unwrap();
+    let mut term = bed.on_terminal(&["load", &format!("oci:{}", path.display())]);
+    assert_eq!(term.wait(), 0);
+    let screen = term.screen();
+    assert!(screen.contains('\x1b'), "{screen:?}");
+    assert!(screen.trim_end().ends_with("Loaded image: x:1"), "{screen:?}");
+}

@@ -18,3 +18,4 @@ mod refused;
 mod run;
 mod stdio;
 mod terminal;
+mod unprivileged;

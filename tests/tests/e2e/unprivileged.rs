@@ -1,0 +1,75 @@
+//! husk for users who are not root: no privilege is needed from load to rm.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+
+use husk_tests::{BUSYBOX, Bed};
+use nix::unistd::Uid;
+
+/// Whom husk is run as when the tests are run by root: nobody.
+const NOBODY: u32 = 65534;
+
+fn give_away(path: &Path) {
+    chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    for entry in fs::read_dir(path).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.is_symlink() {
+            give_away(&path);
+        } else {
+            std::os::unix::fs::lchown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn everything_works_without_root() {
+    let bed = Bed::empty();
+    let layout = bed.path("layout");
+    husk_tests::bed::busybox().write_layout(&layout, "latest").unwrap();
+    // Where nobody can reach it: a checkout may be in root's home.
+    let own = bed.path("own");
+    fs::create_dir_all(own.join("bin")).unwrap();
+    fs::create_dir_all(own.join("guest")).unwrap();
+    fs::copy(bed.bin(), own.join("bin/husk")).unwrap();
+    for name in ["vmlinux", "initramfs.cpio"] {
+        fs::copy(bed.guest().join(name), own.join("guest").join(name)).unwrap();
+    }
+    let husk = own.join("bin/husk").display().to_string();
+    let is_root = Uid::effective().is_root();
+    if is_root {
+        fs::set_permissions(bed.root(), fs::Permissions::from_mode(0o755)).unwrap();
+        give_away(bed.root());
+    }
+    let run = |words: &[&str]| {
+        let id = NOBODY.to_string();
+        let become_nobody =
+            ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups", "--no-new-privs", &husk];
+        let words = if is_root { [&become_nobody[1..], words].concat() } else { words.to_vec() };
+        let program = if is_root { "setpriv" } else { &husk };
+        // Found beside the program, as after an unpacked release.
+        bed.program(program, &words).env("HUSK_GUEST_DIR", "")
+    };
+    run(&["load", "-q", &format!("oci:{}", layout.display())]).ok();
+    run(&["images", BUSYBOX]).ok();
+    let script = "id -u; touch /f && chown 1000 /f && stat -c %u /f; cat /proc/self/uid_map";
+    let output = run(&["run", "--name", "box", "layout:latest", "sh", "-c", script]).ok();
+    let words: Vec<&str> = output
+        .stdout
+        .split(|&b| b == b'\n')
+        .map(|line| std::str::from_utf8(line).unwrap().trim())
+        .collect();
+    assert_eq!(words[..2], ["0", "1000"]);
+    run(&["start", "-a", "box"]).ok();
+    run(&["run", "-d", "--name", "web", "layout:latest", "sleep", "1000"]).ok();
+    assert_eq!(run(&["exec", "web", "id", "-u"]).ok().out(), "0");
+    for process in bed.processes().iter().filter(|process| is_root && process.name.contains("qemu"))
+    {
+        let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap();
+        assert!(status.contains("Uid:\t65534\t65534"), "{status}");
+    }
+    run(&["stop", "-t", "0", "web"]).ok();
+    run(&["rm", "web", "box"]).ok();
+    run(&["rmi", "layout:latest"]).ok();
+    bed.assert_nothing_left();
+}
