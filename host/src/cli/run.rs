@@ -162,7 +162,7 @@ fn run_image(
     };
     if outcome.is_err() {
         // A monitor that was killed could not set its container right; this does.
-        engine.settle(&container)?;
+        engine.settle_after_monitor(&container)?;
     }
     outcome
 }
@@ -280,7 +280,7 @@ fn start_joined(
     }
     let outcome = start_attached(engine, &container, terms, began, false);
     if outcome.is_err() {
-        engine.settle(&container)?;
+        engine.settle_after_monitor(&container)?;
     }
     outcome
 }

@@ -32,6 +32,8 @@ use self::record::Phase;
 use self::store::{Container, Store};
 use crate::image::{ImageId, ImageStore, Removed};
 
+/// How long a monitor may take to end after its last word.
+const MONITOR_EXIT: Duration = Duration::from_secs(2);
 /// How long `rm -f` waits for a monitor to take its container down before it takes the monitor
 /// down.
 const REMOVE_GRACE: Duration = Duration::from_secs(20);
@@ -185,7 +187,7 @@ impl Engine {
         });
         match ended {
             // Its monitor died, or ended between our look and our call: the record knows.
-            Err(Error::MonitorGone(name)) => match self.containers.get(&container.config.id)? {
+            Err(Error::MonitorGone(name)) => match self.settle_after_monitor(container)? {
                 Some(container) if !container.status.is_live() => Ok(over(&container)),
                 _ => Err(Error::MonitorGone(name)),
             },
@@ -224,6 +226,19 @@ impl Engine {
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())
+    }
+
+    /// As [`Engine::settle`], for a container whose monitor is on its way out: a process that is
+    /// killed closes its connections before it lets go of its lock.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::Corrupt`].
+    pub fn settle_after_monitor(&self, container: &Container) -> Result<Option<Container>, Error> {
+        let deadline = Instant::now() + MONITOR_EXIT;
+        while self.containers.is_attended(container)? && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.settle(container)
     }
 
     /// What is left of a container whose session broke off: set right, or removed where it was to
