@@ -59,9 +59,8 @@ bench: build images inits
 	cargo run --locked --release -p husk-tests --bin bench -- \
 	    --inits build/test-inits --json build/bench.json
 
-agent-test: rootfs
-	cargo test --locked --target $(MUSL) -p husk-agent
-	HUSK_GUEST_DIR=$(CURDIR)/build/guest cargo test --locked -p husk-tests --test agent $(CASE)
+agent-test: rootfs inits
+	HUSK_TEST_INITS=$(CURDIR)/build/test-inits cargo test --locked -p husk-tests --test agent $(CASE)
 
 kernel: setup
 	@kernel-config/build
@@ -91,7 +90,7 @@ agent: setup
 inits: setup
 	$(CARGO_GUEST) -p husk-guest-inits
 	@install -D -m 755 -t build/test-inits \
-	    $(addprefix $(CARGO_TARGET_DIR)/$(MUSL)/agent/,floor-init vsock-init hostile-init)
+	    $(addprefix $(CARGO_TARGET_DIR)/$(MUSL)/agent/,floor-init vsock-init hostile-init probe)
 
 images: setup
 	@cargo run --locked -q -p husk-tests --bin busybox-image -- \

@@ -15,10 +15,11 @@ use super::{
     SupervisorError, create,
     delete::{self, delete_all},
     desk::{Desk, Note, SpawnOrder},
-    exec::{self, Target},
+    exec,
     process::{Done, Process, Spawned},
     reaper::ExitCode,
     table::{Container, Exec, Phase, Present},
+    target::Target,
 };
 use crate::{
     cgroup,
@@ -100,6 +101,7 @@ impl Actor {
             Request::CloseStdin(key, reply) => {
                 answer(reply, self.process(&key).map(|process| process.controls.close_stdin()));
             }
+            Request::Reach(id, reply) => answer(reply, self.reach(&id)),
             Request::Delete(id, reply) => self.delete(id, reply),
             Request::List(reply) => answer(reply, Ok(self.list())),
             Request::Shutdown(reply) => self.shut_down(reply),
@@ -279,11 +281,14 @@ impl Actor {
         if !present.execs.reserve(exec) {
             return Err(SupervisorError::Exists(format!("exec {exec} in {id}")));
         }
-        Ok(Target {
-            first: present.first.pidfd.clone(),
-            namespaces: present.namespaces,
-            assets: present.assets.clone(),
-        })
+        Ok(present.target())
+    }
+
+    fn reach(&self, id: &ContainerId) -> Result<Target> {
+        match self.present(id)? {
+            present if present.is_alive() => Ok(present.target()),
+            _ => Err(SupervisorError::NotRunning),
+        }
     }
 
     fn executed(

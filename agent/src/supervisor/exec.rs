@@ -1,30 +1,17 @@
 //! The job that starts a further process in a running container.
 
-use std::sync::Arc;
-
 use super::{
     ExecOrder, Result, SupervisorError,
-    assets::Assets,
     create::kill,
     desk::{Desk, Purpose, SpawnOrder},
     process::{OomRule, Process, Spawned},
     stage::Stage,
+    target::Target,
 };
 use crate::{
-    container::{link::Order, plan::Namespaces},
+    container::link::Order,
     stdio::{self, AgentEnds},
 };
-use std::os::fd::OwnedFd;
-
-/// The container that is entered.
-pub struct Target {
-    /// Its first process.
-    pub first: Arc<OwnedFd>,
-    /// Those it has to itself.
-    pub namespaces: Namespaces,
-    /// Its cgroup is entered too.
-    pub assets: Arc<Assets>,
-}
 
 /// Starts a process.
 ///

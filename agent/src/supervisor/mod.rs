@@ -23,6 +23,7 @@ mod reaper;
 pub mod sandbox;
 mod stage;
 mod table;
+mod target;
 
 use husk_protocols::id::{ContainerId, ExecId};
 use tokio::sync::{mpsc, oneshot};
@@ -35,6 +36,7 @@ pub use table::State;
 
 use crate::{stdio::Streams, sys::terminal::WindowSize};
 use process::Done;
+use target::Target;
 
 /// Requests on their way to the actor.
 const MAILBOX: usize = 64;
@@ -79,6 +81,7 @@ enum Request {
     Wait(ProcessKey, Reply<Done>),
     Resize(ProcessKey, WindowSize, Reply<()>),
     CloseStdin(ProcessKey, Reply<()>),
+    Reach(ContainerId, Reply<Target>),
     Delete(ContainerId, Reply<()>),
     List(Reply<Vec<Status>>),
     Shutdown(Reply<()>),
@@ -165,6 +168,11 @@ impl Supervisor {
     /// [`SupervisorError`].
     pub async fn close_stdin(&self, process: ProcessKey) -> Result<()> {
         self.ask(|reply| Request::CloseStdin(process, reply)).await
+    }
+
+    /// A container that is alive, for a job that works on it without the actor.
+    async fn reach(&self, id: ContainerId) -> Result<Target> {
+        self.ask(|reply| Request::Reach(id, reply)).await
     }
 
     /// Removes all of a container that does not run.

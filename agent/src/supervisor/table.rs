@@ -8,7 +8,7 @@ use std::{
 
 use husk_protocols::id::ExecId;
 
-use super::{assets::Assets, process::Process, stage::Stage};
+use super::{assets::Assets, process::Process, stage::Stage, target::Target};
 use crate::container::plan::Namespaces;
 
 /// Execs that have ended and whose outcome is kept for those who ask late, in each container.
@@ -104,6 +104,17 @@ impl Present {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         !matches!(self.phase, Phase::Stopped)
+    }
+
+    /// What a job needs to work on it.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        Target {
+            pid: self.first.pid,
+            first: self.first.pidfd.clone(),
+            namespaces: self.namespaces,
+            assets: self.assets.clone(),
+        }
     }
 }
 

@@ -42,6 +42,7 @@ fn populate(root: &Path) -> Result<()> {
     for applet in APPLETS {
         symlink("busybox", root.join("bin").join(applet))?;
     }
+    fs::copy(crate::guest::init_program("probe"), root.join("bin/probe")).context("copy probe")?;
     fs::write(root.join("masked/file"), "secret\n")?;
     fs::write(root.join("masked/folder/inside"), "secret\n")?;
     for (name, content) in [("broken", "#!/no/such/interpreter\n"), ("garbage", "\x7fELF nonsense")]

@@ -1,0 +1,29 @@
+//! Runs inside of containers for the agent's cases: makes system calls that no applet makes, and
+//! prints what came of them. `probe SUBJECT ARGUMENT...`; one file for each chapter of the cases.
+
+mod limits;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let Some((subject, args)) = args.split_first() else {
+        eprintln!("probe SUBJECT ARGUMENT...");
+        return ExitCode::from(2);
+    };
+    let result = match *subject {
+        "limit" => limits::show(args),
+        _ => Err(format!("{subject}: no such subject")),
+    };
+    match result {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(text) => {
+            eprintln!("probe: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
