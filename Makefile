@@ -42,13 +42,8 @@ run: build images
 build: host rootfs
 
 test: build images inits
-	@export HUSK_BIN=$(CURDIR)/build/bin/husk HUSK_GUEST_DIR=$(CURDIR)/build/guest \
-	    HUSK_TEST_INITS=$(CURDIR)/build/test-inits; \
-	if cargo nextest --version >/dev/null 2>&1; then \
-	    cargo nextest run --locked --workspace --no-fail-fast; \
-	else \
-	    cargo test --locked --workspace --no-fail-fast; \
-	fi
+	@HUSK_BIN=$(CURDIR)/build/bin/husk HUSK_GUEST_DIR=$(CURDIR)/build/guest \
+	    HUSK_TEST_INITS=$(CURDIR)/build/test-inits scripts/test
 
 check: setup
 	cargo fmt --all --check

@@ -44,6 +44,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub struct Bed {
     runtime: Runtime,
     vsock: VsockHandle,
+    life: machine::Life,
     sandbox: SandboxClient,
     containers: ContainersClient,
     processes: ProcessesClient,
@@ -148,6 +149,7 @@ impl Bed {
         Ok(Self {
             runtime,
             vsock: machine.vsock,
+            life: machine.life,
             sandbox: SandboxClient::new(client.clone()),
             containers: ContainersClient::new(client.clone()),
             processes: ProcessesClient::new(client.clone()),
@@ -157,8 +159,17 @@ impl Bed {
     }
 
     /// Runs a future of this bed's.
+    ///
+    /// # Panics
+    /// When the VM has ended or ends meanwhile: no case waits for the answers of a dead guest.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(future)
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                value = future => value,
+                status = self.life.surprise() => panic!("the VM has ended with {status}: see its console"),
+            }
+        })
     }
 
     /// Opens a stream to the agent under a new token.
@@ -349,6 +360,7 @@ impl Bed {
     /// # Errors
     /// The agent's refusal.
     pub async fn shut_down(&self) -> Answer<()> {
+        self.life.expect_end();
         self.sandbox.shutdown(deadline(), &agent::Empty::default()).await?;
         Ok(())
     }
