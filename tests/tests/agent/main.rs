@@ -14,12 +14,13 @@
 
 mod filesystem;
 mod hostile;
-mod leaks;
+
 mod life;
 mod process;
 mod resources;
 mod sandbox;
 mod stdio;
+mod stress;
 
 use std::path::Path;
 
