@@ -4,7 +4,7 @@
 #   build       build/bin/husk and build/guest/: what a user runs, from where it is
 #   test        every test, end to end too
 #   check       formatting, lints, licences of dependencies
-#   bench       times and sizes, as a table and as JSON
+#   bench       times and sizes, as a table and as JSON    ONLY=host or ONLY=agent
 #   agent-test  the guest agent alone, in a VM of its own    CASE=name
 #   kernel      the guest kernel (KERNEL_TARBALL=path KERNEL_SHA256=digest for another source)
 #   rootfs      the guest image: kernel, initramfs, manifest
@@ -51,8 +51,10 @@ check: setup
 	@scripts/check-dependencies
 
 bench: build images inits
+	@scripts/setup --bench
+	HUSK_TEST_INITS=$(CURDIR)/build/test-inits \
 	cargo run --locked --release -p husk-tests --bin bench -- \
-	    --inits build/test-inits --json build/bench.json
+	    --inits build/test-inits --json build/bench.json $(if $(ONLY),--only $(ONLY))
 
 agent-test: rootfs inits
 	HUSK_TEST_INITS=$(CURDIR)/build/test-inits cargo test --locked -p husk-tests --test agent $(CASE)

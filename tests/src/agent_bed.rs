@@ -3,11 +3,11 @@
 //! all cases of a test process.
 
 mod container;
-mod images;
+pub mod images;
 mod machine;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -138,8 +138,16 @@ impl Bed {
     /// # Errors
     /// When the guest does not come up, with the end of its console.
     pub fn boot(folder: &Path) -> Result<Self> {
+        Self::boot_with(folder, &[])
+    }
+
+    /// The same, with further EROFS images: serial and file.
+    ///
+    /// # Errors
+    /// As [`Self::boot`].
+    pub fn boot_with(folder: &Path, images: &[(&str, PathBuf)]) -> Result<Self> {
         let folder = folder.join(format!("agent-bed-{}-{}", std::process::id(), next()));
-        let machine = machine::start(&folder)?;
+        let machine = machine::start(&folder, images)?;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let client = {

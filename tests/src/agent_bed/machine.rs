@@ -71,8 +71,8 @@ fn guest_file(variable: &str, name: &str) -> Result<PathBuf> {
     if path.is_file() { Ok(path) } else { bail!("no {} (make build)", path.display()) }
 }
 
-/// Boots. Everything the VM needs is written to `folder`.
-pub fn start(folder: &Path) -> Result<Machine> {
+/// Boots. Everything the VM needs is written to `folder`, but for further images: serial and file.
+pub fn start(folder: &Path, images: &[(&str, PathBuf)]) -> Result<Machine> {
     fs::create_dir_all(folder)?;
     let config = VmConfig {
         kernel: guest_file("HUSK_TEST_KERNEL", "vmlinux")?,
@@ -80,7 +80,7 @@ pub fn start(folder: &Path) -> Result<Machine> {
         kernel_args: vec![],
         vcpus: 1,
         memory_mib: MEMORY_MIB,
-        disks: disks(folder)?,
+        disks: disks(folder, images)?,
         guest_cid: GUEST_CID,
         host_cid: HOST_CID,
         console_log: folder.join("console.log"),
@@ -105,18 +105,20 @@ pub fn start(folder: &Path) -> Result<Machine> {
     machine
 }
 
-fn disks(folder: &Path) -> Result<Vec<Disk>> {
+fn disks(folder: &Path, images: &[(&str, PathBuf)]) -> Result<Vec<Disk>> {
     let disk = |serial: &str, path: PathBuf, read_only| Disk {
         serial: serial.to_owned(),
         path,
         read_only,
         disposable: false,
     };
-    Ok(vec![
+    let mut disks = vec![
         disk(images::IMAGE, images::busybox(folder)?, true),
         disk(images::HOSTILE_IMAGE, images::hostile(folder)?, true),
         disk(images::DISK, images::ext4(folder)?, false),
-    ])
+    ];
+    disks.extend(images.iter().map(|(serial, path)| disk(serial, path.clone(), true)));
+    Ok(disks)
 }
 
 fn start_vm(config: &VmConfig) -> Result<Box<dyn Vm>> {
