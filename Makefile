@@ -6,6 +6,7 @@
 #   check       formatting, lints, licences of dependencies
 #   bench       times and sizes, as a table and as JSON    ONLY=host or ONLY=agent
 #   agent-test  the guest agent alone, in a VM of its own    CASE=name
+#   fuzz        what the agent reads from the host, a minute for each target
 #   kernel      the guest kernel (KERNEL_TARBALL=path KERNEL_SHA256=digest for another source)
 #   rootfs      the guest image: kernel, initramfs, manifest
 #   setup       install what is missing
@@ -15,7 +16,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := build
-.PHONY: run build test check bench agent-test kernel rootfs setup clean host agent images inits
+.PHONY: run build test check bench agent-test fuzz kernel rootfs setup clean host agent images inits
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/husk
 # Compiled files live outside the checkout.
@@ -58,6 +59,9 @@ bench: build images inits
 
 agent-test: rootfs inits
 	HUSK_TEST_INITS=$(CURDIR)/build/test-inits cargo test --locked -p husk-tests --test agent $(CASE)
+
+fuzz: setup
+	@scripts/fuzz
 
 kernel: setup
 	@kernel-config/build

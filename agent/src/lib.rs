@@ -4,11 +4,14 @@
 //! ```text
 //! boot -> server -> supervisor -> {storage, cgroup, container, stdio} -> {mount, network} -> sys
 //! ```
+//!
+//! A library only so that fuzzers and tests reach [`input`]; the program is `main.rs`.
 
 mod boot;
 mod cgroup;
 mod container;
 mod failure;
+pub mod input;
 mod mount;
 mod network;
 mod server;
@@ -20,7 +23,9 @@ mod sys;
 
 use std::{os::unix::ffi::OsStrExt, process::ExitCode};
 
-fn main() -> ExitCode {
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
     // Before anything of the runtime: the second stage is small and has one thread.
     let name = std::env::args_os().next().unwrap_or_default();
     if name.as_bytes() == container::STAGE_NAME.to_bytes() {

@@ -7,6 +7,7 @@ mod decode;
 mod processes;
 mod sandbox;
 mod stdio;
+pub mod wire;
 
 use std::{io, sync::Arc};
 
