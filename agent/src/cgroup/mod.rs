@@ -2,6 +2,7 @@
 //! to cgroup v1 too, and would be a third of the agent.
 
 mod resources;
+pub mod stats;
 
 use std::{
     fs, io,
@@ -268,13 +269,8 @@ impl Cgroup {
     /// How many processes of it the kernel has killed for want of memory.
     #[must_use]
     pub fn oom_kills(&self) -> u64 {
-        fs::read_to_string(self.path.join("memory.events"))
-            .ok()
-            .and_then(|events| {
-                let line = events.lines().find_map(|line| line.strip_prefix("oom_kill "))?;
-                line.trim().parse().ok()
-            })
-            .unwrap_or_default()
+        let events = fs::read_to_string(self.path.join("memory.events"));
+        events.map_or(0, |events| stats::oom_kills(&events))
     }
 
     /// Removes it and what the container made below it. `false` while processes are in it.
