@@ -4,6 +4,8 @@
 
 mod parse;
 
+pub use parse::entry;
+
 use std::{collections::BTreeMap, fs, io, path::Path};
 
 use nix::unistd::Pid;
