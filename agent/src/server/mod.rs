@@ -6,6 +6,7 @@ mod containers;
 mod decode;
 mod processes;
 mod sandbox;
+mod stats;
 mod stdio;
 
 use std::{io, sync::Arc};
