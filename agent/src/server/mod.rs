@@ -6,6 +6,7 @@ mod containers;
 mod decode;
 mod processes;
 mod sandbox;
+mod stats;
 mod stdio;
 pub mod wire;
 
