@@ -2,7 +2,7 @@
 //! each process in a container.
 //!
 //! ```text
-//! boot -> server -> supervisor -> {storage, cgroup, container, stdio} -> {mount, network} -> sys
+//! boot -> server -> supervisor -> {storage, cgroup, container, stdio} -> {mount, network, seccomp} -> sys
 //! ```
 
 mod boot;
@@ -11,6 +11,7 @@ mod container;
 mod failure;
 mod mount;
 mod network;
+mod seccomp;
 mod server;
 mod spec;
 mod stdio;

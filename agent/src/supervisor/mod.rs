@@ -17,6 +17,7 @@ mod delete;
 mod desk;
 mod error;
 mod exec;
+mod listener;
 mod order;
 mod process;
 mod reaper;
