@@ -7,9 +7,11 @@ mod filesystem;
 mod hostile;
 mod leaks;
 mod life;
+mod privileges;
 mod process;
 mod resources;
 mod sandbox;
+mod seccomp;
 mod stdio;
 
 use std::path::Path;
