@@ -16,9 +16,11 @@ mod filesystem;
 mod hostile;
 
 mod life;
+mod privileges;
 mod process;
 mod resources;
 mod sandbox;
+mod seccomp;
 mod stdio;
 mod stress;
 
