@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped is a failed case")]
 
 mod filesystem;
+mod harness;
 mod hostile;
 
 mod life;
