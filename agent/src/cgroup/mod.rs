@@ -88,6 +88,13 @@ pub struct CgroupPlan {
 }
 
 impl CgroupPlan {
+    /// One without limits, for what is no container: among the containers', under a name that no
+    /// container's id can be.
+    #[must_use]
+    pub fn unlimited(name: &str) -> Self {
+        Self { path: format!("{DEFAULT_PARENT}/@{name}"), settings: Vec::new() }
+    }
+
     /// Reads `linux.cgroupsPath` and `linux.resources`.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use husk_protocols::error::ErrorKind;
 use nix::errno::Errno;
 
-use super::{command::CommandError, identity::UserError};
+use super::{command::CommandError, hooks::HookError, identity::UserError};
 use crate::{failure::errno_kind, mount::MountError};
 
 /// Why a process could not be set up.
@@ -65,6 +65,9 @@ pub enum StageError {
     /// `process.args`.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// `hooks.createContainer` and `hooks.startContainer`.
+    #[error(transparent)]
+    Hook(#[from] HookError),
 }
 
 impl StageError {
@@ -100,6 +103,7 @@ impl StageError {
                 ErrorKind::Invalid
             }
             Self::Command(error) => error.kind(),
+            Self::Hook(error) => error.kind(),
         }
     }
 }

@@ -28,7 +28,8 @@ use crate::{
 };
 
 /// Builds everything below the mount `root_mount` and makes it the caller's root. Returns the
-/// terminal when the process wants one.
+/// terminal when the process wants one. `before_root` is called when all mounts and devices are there
+/// and nothing is hidden yet: what it adds below the root is hidden too.
 ///
 /// # Errors
 /// [`StageError`]. Nothing outside of the caller's mount namespace is touched but files of the
@@ -37,6 +38,7 @@ pub fn enter(
     plan: &InitPlan,
     cgroup: &str,
     root_mount: OwnedFd,
+    before_root: impl FnOnce() -> Result<(), StageError>,
 ) -> Result<Option<Terminal>, StageError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let place = open(ROOT_MOUNT_POINT, flags, Mode::empty())
@@ -49,6 +51,7 @@ pub fn enter(
     let read_only = builder.mounts()?;
     let terminal = builder.devices()?;
     make_cwd(&root, plan)?;
+    before_root()?;
     hidden::make_read_only(&root, &plan.readonly_paths)?;
     hidden::mask(&root, &plan.masked_paths)?;
     for (destination, mount) in read_only {

@@ -17,6 +17,7 @@ mod delete;
 mod desk;
 mod error;
 mod exec;
+mod hooks;
 mod order;
 mod process;
 mod reaper;
@@ -29,6 +30,7 @@ use husk_protocols::id::{ContainerId, ExecId};
 use tokio::sync::{mpsc, oneshot};
 
 pub use error::SupervisorError;
+pub use hooks::BUNDLES;
 pub use order::{CreateOrder, ExecOrder, Rootfs};
 pub use process::Outcome;
 pub use reaper::Reaper;

@@ -28,6 +28,8 @@ pub struct Stage {
     link: UnixStream,
     received: Vec<u8>,
     terminal: Option<OwnedFd>,
+    /// What became of the order on its way.
+    sent: io::Result<()>,
 }
 
 fn broken(error: io::Error) -> SupervisorError {
@@ -46,7 +48,7 @@ impl Stage {
             Ok((UnixStream::from_std(ours)?, OwnedFd::from(theirs)))
         };
         let (link, theirs) = pair().map_err(broken)?;
-        Ok((Self { link, received: Vec::new(), terminal: None }, theirs))
+        Ok((Self { link, received: Vec::new(), terminal: None, sent: Ok(()) }, theirs))
     }
 
     /// Sends the order, and waits until all is set up. Returns the terminal's master if there is one.
@@ -54,20 +56,55 @@ impl Stage {
     /// # Errors
     /// [`SupervisorError::Stage`] with the stage's own words.
     pub async fn set_up(&mut self, order: &Order) -> Result<Option<OwnedFd>> {
+        self.order(order).await?;
+        self.ready().await
+    }
+
+    /// Sends the order.
+    ///
+    /// # Errors
+    /// [`SupervisorError::Step`] for one that is too long.
+    pub async fn order(&mut self, order: &Order) -> Result<()> {
         let frame = frame(order).map_err(broken)?;
-        // A stage that has failed meanwhile has said why.
-        let sent = self.link.write_all(&frame).await;
+        // A stage that has failed meanwhile has said why: its report is looked at first.
+        self.sent = self.link.write_all(&frame).await;
+        Ok(())
+    }
+
+    /// Waits until the stage pauses for hooks.
+    ///
+    /// # Errors
+    /// As [`Self::ready`].
+    pub async fn prepared(&mut self) -> Result<()> {
+        match self.good_report().await? {
+            Report::Prepared => Ok(()),
+            _ => Err(broken(io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    /// Waits until all is set up. Returns the terminal's master if there is one.
+    ///
+    /// # Errors
+    /// [`SupervisorError::Stage`] with the stage's own words.
+    pub async fn ready(&mut self) -> Result<Option<OwnedFd>> {
+        match self.good_report().await? {
+            Report::Ready => Ok(self.terminal.take()),
+            _ => Err(broken(io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    async fn good_report(&mut self) -> Result<Report> {
         match self.report().await? {
-            Some(Report::Ready) => Ok(self.terminal.take()),
             Some(Report::Failed(failure)) => Err(SupervisorError::Stage(failure)),
-            None => match sent {
+            Some(report) => Ok(report),
+            None => match std::mem::replace(&mut self.sent, Ok(())) {
                 Ok(()) => Err(SupervisorError::StageEnded),
                 Err(error) => Err(broken(error)),
             },
         }
     }
 
-    /// Lets the process start.
+    /// Lets it go on.
     ///
     /// # Errors
     /// [`SupervisorError`] when it is not there any more.
@@ -83,7 +120,7 @@ impl Stage {
         match self.report().await? {
             None => Ok(()),
             Some(Report::Failed(failure)) => Err(SupervisorError::Stage(failure)),
-            Some(Report::Ready) => Err(broken(io::ErrorKind::InvalidData.into())),
+            Some(_) => Err(broken(io::ErrorKind::InvalidData.into())),
         }
     }
 

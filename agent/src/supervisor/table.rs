@@ -8,7 +8,7 @@ use std::{
 
 use husk_protocols::id::ExecId;
 
-use super::{assets::Assets, process::Process, stage::Stage, target::Target};
+use super::{assets::Assets, hooks::Hooks, process::Process, stage::Stage, target::Target};
 use crate::container::plan::Namespaces;
 
 /// Execs that have ended and whose outcome is kept for those who ask late, in each container.
@@ -59,6 +59,8 @@ pub struct Present {
     pub namespaces: Namespaces,
     /// Further processes.
     pub execs: Execs,
+    /// Only where the spec has any.
+    pub hooks: Option<Arc<Hooks>>,
 }
 
 /// The life of a first process.

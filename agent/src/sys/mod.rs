@@ -3,6 +3,7 @@
 
 pub mod capability;
 pub mod descriptor;
+pub mod hook;
 pub mod mount;
 pub mod network;
 pub mod process;

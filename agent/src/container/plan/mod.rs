@@ -3,19 +3,21 @@
 //! Resources are read by `cgroup`.
 
 mod devices;
+mod hooks;
 mod mounts;
 mod namespaces;
 mod process;
 mod sysctl;
 
 pub use devices::{DevicePlan, DeviceType};
+pub use hooks::{HookPlan, HookPlans, StageHooks, StatePlan, Status};
 pub use mounts::{MountKind, MountPlan};
 pub use namespaces::Namespaces;
 pub use process::{CapabilitySets, ProcessPlan, UserPlan};
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Hooks, Linux, Process, Spec};
+use oci_spec::runtime::{Linux, Process, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -47,6 +49,8 @@ pub struct InitPlan {
     pub sysctl: Vec<(PathBuf, String)>,
     /// The user's process.
     pub process: ProcessPlan,
+    /// What needs the container's id too is added by who knows it.
+    pub hooks: Option<StageHooks>,
 }
 
 /// `root.readonly` and `linux.rootfsPropagation`.
@@ -92,7 +96,6 @@ impl InitPlan {
     /// [`SpecError`] for the first field that cannot be honoured.
     pub fn read(spec: &Spec) -> Result<Self, SpecError> {
         refuse_other_platforms(spec)?;
-        refuse_hooks(spec.hooks().as_ref())?;
         let root = spec.root().as_ref().ok_or_else(|| SpecError::invalid("root", "is missing"))?;
         let process =
             spec.process().as_ref().ok_or_else(|| SpecError::invalid("process", "is missing"))?;
@@ -124,6 +127,7 @@ impl InitPlan {
                 None => Vec::new(),
             },
             process: ProcessPlan::read(process)?,
+            hooks: None,
             namespaces,
         })
     }
@@ -141,22 +145,8 @@ fn refuse_other_platforms(spec: &Spec) -> Result<(), SpecError> {
     )
 }
 
-fn refuse_hooks(hooks: Option<&Hooks>) -> Result<(), SpecError> {
-    let Some(hooks) = hooks else { return Ok(()) };
-    #[allow(deprecated, reason = "a spec may still have it")]
-    let prestart = has(hooks.prestart());
-    refuse(
-        "hooks.",
-        &[
-            ("prestart", prestart),
-            ("createRuntime", has(hooks.create_runtime())),
-            ("createContainer", has(hooks.create_container())),
-            ("startContainer", has(hooks.start_container())),
-            ("poststart", has(hooks.poststart())),
-            ("poststop", has(hooks.poststop())),
-        ],
-    )
-}
+/// Named with the reason: no setting of the guest changes it.
+const INTEL_RDT: &str = "intelRdt, hardware that the guest does not have (resctrl),";
 
 fn refuse_linux(linux: &Linux) -> Result<(), SpecError> {
     refuse(
@@ -166,7 +156,7 @@ fn refuse_linux(linux: &Linux) -> Result<(), SpecError> {
             ("gidMappings", has(linux.gid_mappings())),
             ("seccomp", linux.seccomp().is_some()),
             ("mountLabel", says(linux.mount_label())),
-            ("intelRdt", linux.intel_rdt().is_some()),
+            (INTEL_RDT, linux.intel_rdt().is_some()),
             ("memoryPolicy", linux.memory_policy().is_some()),
             ("personality", linux.personality().is_some()),
             ("timeOffsets", linux.time_offsets().as_ref().is_some_and(|map| !map.is_empty())),
@@ -254,14 +244,12 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused_by_its_name() {
-        let hook = json!([{"path": "/bin/true"}]);
         let mapping = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
         for (pointer, value, field) in [
-            ("/hooks", json!({"createRuntime": hook}), "hooks.createRuntime"),
-            ("/hooks", json!({"poststop": hook}), "hooks.poststop"),
             ("/linux/uidMappings", mapping, "linux.uidMappings"),
             ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp"),
-            ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt"),
+            ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices"),
+            ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "linux.memoryPolicy"),
             ("/linux/personality", json!({"domain": "LINUX"}), "linux.personality"),
             ("/linux/mountLabel", json!("x"), "linux.mountLabel"),
             ("/linux/timeOffsets", json!({"boottime": {"secs": 1}}), "linux.timeOffsets"),
@@ -275,6 +263,13 @@ mod tests {
     }
 
     use husk_protocols::error::ErrorKind;
+
+    #[test]
+    fn hardware_that_the_guest_lacks_is_named() {
+        let error = read(&with("/linux/intelRdt", json!({"closID": "x"}))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().starts_with("linux.intelRdt, hardware"), "{error}");
+    }
 
     #[test]
     fn spec_that_makes_no_sense_is_invalid() {
