@@ -93,8 +93,10 @@ impl StageError {
             Self::Link(_) => ErrorKind::Internal,
             Self::Step { source, .. } | Self::Path { source, .. } => errno_kind(*source),
             Self::Mount { source, .. } => match source {
-                MountError::NoFileSystem { .. } => ErrorKind::Unsupported,
-                MountError::Option { .. } | MountError::Source { .. } => ErrorKind::Invalid,
+                MountError::NoFileSystem { .. } | MountError::NotMapped => ErrorKind::Unsupported,
+                MountError::Option { .. }
+                | MountError::Source { .. }
+                | MountError::NoMountPoint => ErrorKind::Invalid,
                 MountError::Make { source, .. } | MountError::Step { source, .. } => {
                     errno_kind(*source)
                 }

@@ -11,6 +11,7 @@
 //! `Prepared`: see [`hooks`].
 
 mod command;
+mod copy_up;
 mod devices;
 mod error;
 mod hidden;

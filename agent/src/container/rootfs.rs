@@ -18,13 +18,16 @@ use nix::{
 };
 
 use super::{
-    CGROUP_ROOT, ROOT_MOUNT_POINT, StageError, devices, hidden,
-    plan::{InitPlan, MountKind, MountPlan},
+    CGROUP_ROOT, ROOT_MOUNT_POINT, StageError, copy_up, devices, hidden,
+    plan::{IdMap, InitPlan, MountKind, MountPlan},
     terminal::Terminal,
 };
 use crate::{
     mount::{self, MountOptions, Root},
-    sys::mount::{Depth, attach},
+    sys::{
+        mount::{Depth, attach},
+        user_namespace,
+    },
 };
 
 /// Builds everything below the mount `root_mount` and makes it the caller's root. Returns the
@@ -108,8 +111,7 @@ impl Builder<'_> {
     fn mounts(&self) -> Result<Deferred, StageError> {
         let mut deferred = Vec::new();
         for plan in &self.plan.mounts {
-            // Its nodes are still to be made.
-            let later = plan.destination == Path::new("/dev") && plan.options.is_read_only();
+            let later = is_filled_later(plan) && plan.options.is_read_only();
             let options = if later { plan.options.writable() } else { plan.options.clone() };
             let mount = self.mount(plan, &options)?;
             if later {
@@ -136,15 +138,34 @@ impl Builder<'_> {
             MountKind::Filesystem { fstype, source } => {
                 let (place, options) = self.folder_for(plan, fstype, options)?;
                 let mount = mount::make(fstype, source.as_deref(), &options).map_err(failed)?;
+                if options.copy_up {
+                    copy_up::copy(&place, &mount)
+                        .map_err(StageError::path("copy up", plan.destination.clone()))?;
+                }
                 (mount, place)
             }
+            MountKind::Remount => return self.remount(plan, options),
         };
         self.check(plan, &place)?;
+        if let Some(map) = &plan.id_map {
+            map_ids(&mount, map).map_err(StageError::mount(plan.destination.clone()))?;
+        }
         attach(mount.as_fd(), place.as_fd())
             .map_err(mount::step("attach"))
             .and_then(|()| mount::finish(&mount, options))
             .map_err(StageError::mount(plan.destination.clone()))?;
         Ok(mount)
+    }
+
+    fn remount(&self, plan: &MountPlan, options: &MountOptions) -> Result<OwnedFd, StageError> {
+        let place = self
+            .root
+            .find(&plan.destination)
+            .map_err(StageError::path("find mount point", plan.destination.clone()))?;
+        mount::remount(&place, options)
+            .and_then(|()| mount::finish(&place, options))
+            .map_err(StageError::mount(plan.destination.clone()))?;
+        Ok(place)
     }
 
     /// With a namespace of its own the container sees its part as the whole; without one, it gets
@@ -231,6 +252,19 @@ impl Builder<'_> {
         }
         Ok(Some(terminal))
     }
+}
+
+/// The nodes of /dev are still to be made, and in any tmpfs the mount points of those after it.
+fn is_filled_later(plan: &MountPlan) -> bool {
+    let is_tmpfs = matches!(&plan.kind, MountKind::Filesystem { fstype, .. } if fstype == "tmpfs");
+    is_tmpfs || plan.destination == Path::new("/dev")
+}
+
+fn map_ids(mount: &OwnedFd, map: &IdMap) -> Result<(), mount::MountError> {
+    let namespace = user_namespace::make(&map.uid, &map.gid)
+        .map_err(mount::step("make a user namespace for uidMappings and gidMappings"))?;
+    let depth = if map.recursive { Depth::Tree } else { Depth::One };
+    mount::map_ids(mount, namespace.as_fd(), depth)
 }
 
 fn is_on_proc(place: &OwnedFd) -> Result<bool, StageError> {

@@ -3,12 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped is a failed case")]
 
+mod devices;
 mod filesystem;
+mod hooks;
 mod hostile;
 mod leaks;
 mod life;
+mod mounts;
 mod process;
 mod resources;
+mod rootfs;
 mod sandbox;
 mod stdio;
 

@@ -209,7 +209,7 @@ mod tests {
             id in "[a-z]{1,20}",
             version in ".{0,10}",
             annotations in proptest::collection::btree_map(".{0,8}", ".{0,8}", 0..4),
-            pid in proptest::option::of(1_u32..),
+            pid in proptest::option::of(1_u32..i32::MAX.cast_unsigned()),
         ) {
             let state = StatePlan {
                 oci_version: version.clone(),

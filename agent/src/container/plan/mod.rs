@@ -11,7 +11,7 @@ mod sysctl;
 
 pub use devices::{DevicePlan, DeviceType};
 pub use hooks::{HookPlan, HookPlans, StageHooks, StatePlan, Status};
-pub use mounts::{MountKind, MountPlan};
+pub use mounts::{IdMap, MountKind, MountPlan};
 pub use namespaces::Namespaces;
 pub use process::{CapabilitySets, ProcessPlan, UserPlan};
 
