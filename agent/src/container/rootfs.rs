@@ -173,6 +173,10 @@ impl Builder<'_> {
     fn cgroup_mount(&self, options: &MountOptions) -> Result<OwnedFd, mount::MountError> {
         if self.plan.namespaces.cgroup {
             mount::make("cgroup2", Some("cgroup"), options)
+        } else if let Some((key, _)) = options.data.first() {
+            // It is the guest's own file system that the container would set.
+            let (option, message) = (key.clone(), None);
+            Err(mount::MountError::Option { option, message, source: Errno::EPERM })
         } else {
             mount::bind(&Path::new(CGROUP_ROOT).join(self.cgroup), Depth::One, options)
         }
@@ -201,6 +205,10 @@ impl Builder<'_> {
         options: &MountOptions,
     ) -> Result<(OwnedFd, MountOptions), StageError> {
         let mut options = options.clone();
+        if options.is_read_only() && is_on_device(plan) {
+            // A device that cannot be written to is not mounted otherwise.
+            options.data.push(("ro".to_owned(), None));
+        }
         if fstype == "tmpfs"
             && let Ok(place) = self.root.open(&plan.destination, OFlag::O_PATH)
         {
@@ -258,6 +266,14 @@ impl Builder<'_> {
 fn is_filled_later(plan: &MountPlan) -> bool {
     let is_tmpfs = matches!(&plan.kind, MountKind::Filesystem { fstype, .. } if fstype == "tmpfs");
     is_tmpfs || plan.destination == Path::new("/dev")
+}
+
+fn is_on_device(plan: &MountPlan) -> bool {
+    let source = match &plan.kind {
+        MountKind::Filesystem { source, .. } => source.as_deref(),
+        _ => None,
+    };
+    source.is_some_and(|source| source.starts_with('/'))
 }
 
 fn map_ids(mount: &OwnedFd, map: &IdMap) -> Result<(), mount::MountError> {

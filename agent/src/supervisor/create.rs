@@ -128,7 +128,11 @@ impl Job {
         stage.prepared().await?;
         hooks.create_runtime(&self.desk, spawned.pid.as_raw().unsigned_abs()).await?;
         stage.go().await?;
-        stage.ready().await
+        tokio::select! {
+            master = stage.ready() => master,
+            // A hook of the container's may take for ever; it ends with the stage.
+            () = self.desk.closed() => Err(SupervisorError::Gone),
+        }
     }
 }
 

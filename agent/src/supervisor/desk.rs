@@ -117,10 +117,10 @@ impl Desk {
         *self.closing.borrow()
     }
 
-    /// Tells when the sandbox is being shut down.
-    #[must_use]
-    pub fn closing(&self) -> watch::Receiver<bool> {
-        self.closing.clone()
+    /// Waits until the sandbox is being shut down.
+    pub async fn closed(&self) {
+        // An actor that is gone has closed too.
+        let _ = self.closing.clone().wait_for(|closing| *closing).await;
     }
 
     /// Tells the actor. One that is gone has taken all jobs' subjects with it.

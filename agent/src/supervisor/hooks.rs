@@ -37,7 +37,7 @@ use super::{
     assets::{blocking, remove},
     desk::Desk,
     process::Spawned,
-    table::Present,
+    table::{Present, State},
 };
 use crate::{
     cgroup::{Cgroup, CgroupPlan},
@@ -82,14 +82,14 @@ pub fn bundle(id: &ContainerId) -> PathBuf {
     Path::new(BUNDLES).join(id.as_str())
 }
 
-/// A folder with `config.json`, and with `rootfs`: a link to where the root is mounted in the
+/// A folder with `config.json`, which is for root's eyes, and with `rootfs`: a link to where the root is mounted in the
 /// container's mount namespace until it is entered. Gone when dropped.
 #[derive(Debug)]
 struct Bundle(PathBuf);
 
 impl Bundle {
     fn make(path: PathBuf, config: &[u8]) -> io::Result<Self> {
-        fs::DirBuilder::new().mode(0o700).create(&path)?;
+        fs::DirBuilder::new().mode(0o711).create(&path)?;
         let bundle = Self(path);
         let config_json = bundle.0.join("config.json");
         fs::OpenOptions::new()
@@ -252,7 +252,7 @@ impl HookOrder {
 enum Over {
     Ended(End),
     /// The container is deleted, or the sandbox shuts down.
-    Unwanted,
+    Unwanted(SupervisorError),
 }
 
 struct Job<'a> {
@@ -276,8 +276,12 @@ impl Job<'_> {
         remove(cgroup).await?;
         match over? {
             Over::Ended(end) => Ok(judge(self.plan, end, &said)?),
-            Over::Unwanted => Err(SupervisorError::Gone),
+            Over::Unwanted(error) => Err(error),
         }
+    }
+
+    fn stopped(&self) -> SupervisorError {
+        SupervisorError::WrongState { id: self.owner.clone(), state: State::Stopped }
     }
 
     async fn prepare(&self, state: Vec<u8>) -> Result<(HookOrder, pipe::Receiver)> {
@@ -317,8 +321,8 @@ impl Job<'_> {
         let over = tokio::select! {
             code = listen(&mut exit, &mut output, said) => return Over::Ended(End::Exited(code)),
             limit = sleep(self.plan.timeout) => Over::Ended(End::TimedOut(limit)),
-            () = told(deleted) => Over::Unwanted,
-            () = told(Some(self.desk.closing())) => Over::Unwanted,
+            () = told(deleted) => Over::Unwanted(self.stopped()),
+            () = self.desk.closed() => Over::Unwanted(SupervisorError::Gone),
         };
         let cgroup = cgroup.clone();
         // The removal of the cgroup kills too, and says why it cannot.

@@ -104,17 +104,15 @@ fn child(
     envp: &[*const c_char],
     fds: &[RawFd; MAX_DESCRIPTORS],
 ) -> ! {
-    // SAFETY: calls on plain numbers, in a process of its own.
-    unsafe {
-        libc::setsid();
-        libc::umask(UMASK);
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-    }
+    // SAFETY: it takes nothing, and changes the child alone.
+    unsafe { libc::setsid() };
+    // SAFETY: a plain number.
+    unsafe { libc::umask(UMASK) };
+    // SAFETY: SIG_DFL installs no code.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     if place(fds) {
         let no_signal: u64 = 0;
-        // SAFETY: the set is 8 bytes, as the kernel's sigset is; close_range only marks the
-        // descriptors after the three that were placed; path, argv and envp are terminated and live
-        // until the exec or the exit.
+        // SAFETY: the set is 8 bytes, as the kernel's sigset is.
         unsafe {
             libc::syscall(
                 libc::SYS_rt_sigprocmask,
@@ -122,15 +120,20 @@ fn child(
                 &raw const no_signal,
                 ptr::null_mut::<u64>(),
                 size_of::<u64>(),
-            );
+            )
+        };
+        let first = libc::STDERR_FILENO + 1;
+        // SAFETY: it only marks descriptors, those after the three that were placed.
+        unsafe {
             libc::syscall(
                 libc::SYS_close_range,
-                libc::STDERR_FILENO + 1,
+                first,
                 libc::c_uint::MAX,
                 libc::CLOSE_RANGE_CLOEXEC,
-            );
-            libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr());
-        }
+            )
+        };
+        // SAFETY: path, argv and envp are terminated, and live until the exec or the exit.
+        unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     }
     // SAFETY: _exit runs no handlers of the parent's.
     unsafe { libc::_exit(EXEC_FAILED) }

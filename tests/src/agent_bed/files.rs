@@ -10,7 +10,8 @@ use super::{Answer, Bed, Container, images::BUSYBOX};
 
 /// Where they lie in the guest.
 pub const FILES: &str = "/run/husk/files";
-const PROGRAM: &str = "hook-busybox";
+/// busybox takes an applet as its first argument only under a name that begins with its own.
+const PROGRAM: &str = "busybox-hook";
 
 impl Bed {
     /// Writes a file of the host's into the guest.

@@ -31,13 +31,22 @@ fn look(bed: &Bed) -> Vec<u32> {
 }
 
 fn churn(bed: &'static Bed) {
+    bed.bring_program();
+    let hook = json!([bed.guest_hook("cat; sleep 1000 &")]);
+    let hooks = json!({
+        "createRuntime": hook, "createContainer": hook, "poststart": hook, "poststop": hook,
+    });
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for i in 0..CONTAINERS / 4 {
                     // Some fail half-way.
                     let command = if i % 5 == 0 { "nothing" } else { "true" };
-                    let result = bed.run(&Container::new(&[command]));
+                    let mut container = Container::new(&[command]);
+                    if i % 6 == 0 {
+                        container = container.with("/hooks", hooks.clone());
+                    }
+                    let result = bed.run(&container);
                     assert_eq!(result.is_err(), command == "nothing");
                 }
             });

@@ -5,6 +5,7 @@
 
 mod devices;
 mod filesystem;
+mod hook_failures;
 mod hooks;
 mod hostile;
 mod leaks;

@@ -1,7 +1,7 @@
 //! config.md, "Mounts": every option of the standard's list, as the container sees it.
 
 use husk_protocols::error::ErrorKind;
-use husk_tests::agent_bed::{Bed, Container, HOSTILE_IMAGE, with_files};
+use husk_tests::agent_bed::{Bed, Container, HOSTILE_IMAGE};
 use serde_json::{Value, json};
 
 use crate::{bed_or_skip, output, refusal};
@@ -82,7 +82,7 @@ fn attributes_have_their_effect() {
     let container = Container::sh(script).mount(tmpfs("/data", &["noexec", "nosymfollow"]));
     assert_eq!(output(bed, &container), "noexec\n Too many levels of symbolic links\n");
     let allowed = Container::sh(script).mount(tmpfs("/data", &["exec", "symfollow"]));
-    assert_eq!(output(bed, &allowed), "x\n");
+    assert_eq!(output(bed, &allowed), "x\nsecret\n");
 }
 
 #[test]
@@ -270,50 +270,70 @@ fn remount_of_what_is_no_mount_or_with_data_is_refused() {
     }
 }
 
-fn mapped(source: &str, options: &[&str]) -> Value {
+fn mapped(mount: Value) -> Value {
     let range = json!([{"containerID": 0, "hostID": 1000, "size": 100}]);
-    let mut mount = bind(source, "/data", options);
+    let mut mount = mount;
     mount["uidMappings"] = range.clone();
     mount["gidMappings"] = range;
     mount
 }
 
-#[test]
-fn mapped_mount_shows_its_files_under_other_owners() {
-    let bed = bed_or_skip!();
-    bed.block_on(bed.bring("mapped", b"content\n", 0o640)).unwrap();
-    let script = "stat -c %u:%g /data/mapped; cat /data/mapped; touch /data/made-by-1000; \
-                  stat -c %u:%g /data/made-by-1000; rm /data/made-by-1000";
-    let container = Container::sh(script).with("/process/user", json!({"uid": 1000, "gid": 1000}));
-    for options in [&["bind", "idmap"][..], &["rbind", "ridmap"], &["bind"]] {
-        let container = container.clone().mount(mapped("/run/husk/files", options));
-        assert_eq!(output(bed, &container), "1000:1000\ncontent\n1000:1000\n");
-    }
-    let plain = with_files(Container::sh("stat -c %u:%g /files/mapped"));
-    assert_eq!(output(bed, &plain), "0:0\n");
+/// The disk of the image, whose files are root's: a file system that can have its ids mapped, which a
+/// tmpfs of this kernel cannot.
+fn image_disk(options: &[&str]) -> Value {
+    json!({"destination": "/image", "type": "erofs", "source": "/dev/vda", "options": options})
 }
 
 #[test]
-fn new_file_system_can_have_its_ids_mapped() {
+fn mapped_file_system_shows_its_files_under_other_owners() {
     let bed = bed_or_skip!();
-    let mut mount = mapped("", &["idmap", "mode=755"]);
-    mount["type"] = json!("tmpfs");
-    let said = output(bed, &Container::sh("stat -c %u:%g /data").mount(mount));
-    assert_eq!(said, "1000:1000\n");
+    let script = "stat -c %u:%g /image /image/masked/file; cat /image/masked/file";
+    let plain = Container::sh(script).mount(image_disk(&["ro"]));
+    assert_eq!(output(bed, &plain), "0:0\n0:0\nsecret\n");
+    for options in [&["ro", "idmap"][..], &["ro", "ridmap"], &["ro"]] {
+        let container = Container::sh(script).mount(mapped(image_disk(options)));
+        assert_eq!(output(bed, &container), "1000:1000\n1000:1000\nsecret\n", "{options:?}");
+    }
+}
+
+#[test]
+fn mapped_bind_mount_leaves_its_source_as_it_is() {
+    let bed = bed_or_skip!();
+    let script = "stat -c %u:%g /image/masked/file /data/file; touch /data/x 2>&1; :";
+    // Where the guest has the root of a container that is being set up.
+    let source = "/run/husk/root/image/masked";
+    for options in [&["bind", "idmap"], &["rbind", "ridmap"]] {
+        let container = Container::sh(script)
+            .mount(image_disk(&["ro"]))
+            .mount(mapped(bind(source, "/data", options)));
+        let expected = "0:0\n1000:1000\ntouch: /data/x: Read-only file system\n";
+        assert_eq!(output(bed, &container), expected);
+    }
+}
+
+#[test]
+fn owner_that_no_range_has_is_shown_as_nobody() {
+    let bed = bed_or_skip!();
+    let mut mount = mapped(image_disk(&["ro", "idmap"]));
+    mount["uidMappings"][0]["containerID"] = json!(1);
+    let said = output(bed, &Container::sh("stat -c %u:%g /image/masked/file").mount(mount));
+    assert_eq!(said, "65534:1000\n");
 }
 
 #[test]
 fn mapping_that_cannot_be_is_refused_by_its_reason() {
     let bed = bed_or_skip!();
-    let proc = mapped("/proc/sys", &["bind", "idmap"]);
-    let refused = refusal(bed.run(&Container::sh("true").mount(proc)));
-    assert_eq!(refused.kind, ErrorKind::Unsupported);
-    assert!(refused.message.contains("mount /data: map ids"), "{refused:?}");
+    for source in ["/proc/sys", "/run/husk/files"] {
+        let mount = mapped(bind(source, "/data", &["bind", "idmap"]));
+        let refused = refusal(bed.run(&Container::sh("true").mount(mount)));
+        assert_eq!(refused.kind, ErrorKind::Unsupported);
+        assert!(refused.message.contains("mount /data: map ids"), "{refused:?}");
+    }
     let unmapped = bind("/tmp", "/data", &["bind", "idmap"]);
     let refused = refusal(bed.run(&Container::sh("true").mount(unmapped)));
     assert_eq!(refused.kind, ErrorKind::Invalid);
     assert!(refused.message.contains("needs uidMappings"), "{refused:?}");
-    let mut half = mapped("/tmp", &["bind", "idmap"]);
+    let mut half = mapped(bind("/tmp", "/data", &["bind", "idmap"]));
     half["gidMappings"] = json!([]);
     let refused = refusal(bed.run(&Container::sh("true").mount(half)));
     assert!(refused.message.contains("gidMappings"), "{refused:?}");
