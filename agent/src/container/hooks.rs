@@ -23,7 +23,7 @@ use std::{
 use husk_protocols::error::ErrorKind;
 use nix::{
     errno::Errno,
-    fcntl::OFlag,
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::{
         memfd::{MFdFlags, memfd_create},
         signal::{Signal, killpg},
@@ -45,6 +45,9 @@ use crate::sys::{
 
 /// How much of what a hook says is told when it fails: its last words.
 const MAX_OUTPUT: usize = 512;
+
+/// How often a pipe is read until all is out of it that was in it: pipe(7), "Pipe capacity".
+pub const PIPE_READS: usize = 16;
 
 /// Why a hook failed.
 #[derive(Debug, thiserror::Error)]
@@ -236,8 +239,7 @@ pub fn before_program(hooks: &StageHooks) -> Result<(), StageError> {
 /// Runs one as the calling process is: in its namespaces, root and user. Blocks.
 fn run(plan: &HookPlan, state: &[u8]) -> Result<(), StageError> {
     let program = Program::prepare(plan, state)?;
-    let (output, theirs) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-        .map_err(HookError::start(plan, "make a pipe"))?;
+    let (output, theirs) = listening_pipe().map_err(HookError::start(plan, "make a pipe"))?;
     let child =
         program.start(theirs.as_fd(), None).map_err(HookError::start(plan, "start a process"))?;
     drop(theirs);
@@ -256,6 +258,13 @@ fn run(plan: &HookPlan, state: &[u8]) -> Result<(), StageError> {
         _ => End::Exited(u32::MAX),
     };
     Ok(judge(plan, end, &said)?)
+}
+
+/// A pipe whose reader never waits. Its writer does: a hook knows no other kind.
+fn listening_pipe() -> sys::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((ours, theirs))
 }
 
 /// Listens until the process ends; `false` when its time was up before.
@@ -278,6 +287,9 @@ fn attend(
             output = None;
         }
         if ready.ended {
+            // At most a pipe's content: what it has left behind may go on for ever.
+            let mut left = 0..PIPE_READS;
+            while left.next().is_some() && output.as_mut().is_some_and(|out| listen(out, said)) {}
             return Ok(true);
         }
         if left.is_some_and(|left| left.is_zero()) {
@@ -352,6 +364,19 @@ mod tests {
         let status = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
         // Gone, or a zombie that nobody has taken yet.
         assert!(status.is_err() || status.unwrap().contains(") Z "));
+    }
+
+    #[test]
+    fn program_that_cannot_be_executed_says_why() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("script");
+        std::fs::write(&script, "#!/no/such/interpreter\n").unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        for (path, words) in [(script, "interpreter is missing"), ("/tmp".into(), "a folder")] {
+            let told = message(run(&HookPlan { path, ..plan("", None) }, b""));
+            assert!(told.contains("exit status 127") && told.contains(words), "{told}");
+        }
     }
 
     #[test]

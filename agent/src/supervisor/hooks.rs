@@ -43,7 +43,7 @@ use crate::{
     cgroup::{Cgroup, CgroupPlan},
     container::{
         ROOT_MOUNT_POINT,
-        hooks::{End, HookError, Program, Said, judge},
+        hooks::{End, HookError, PIPE_READS, Program, Said, judge},
         plan::{HookPlan, HookPlans, StageHooks, StatePlan, Status},
     },
     failure,
@@ -352,7 +352,7 @@ async fn listen(
         }
     };
     // At most a pipe's content: what it has left behind may go on for ever.
-    for _ in 0..16 {
+    for _ in 0..PIPE_READS {
         match output.try_read(&mut buffer) {
             Ok(len @ 1..) => said.hear(buffer.get(..len).unwrap_or_default()),
             Ok(0) | Err(_) => break,

@@ -41,7 +41,7 @@ pub struct Hook<'a> {
 }
 
 /// Starts the program in a session of its own. Does not wait for its exec: one that cannot be executed
-/// ends with status 127.
+/// says why and ends with status 127.
 ///
 /// # Errors
 /// As clone3(2).
@@ -134,9 +134,24 @@ fn child(
         };
         // SAFETY: path, argv and envp are terminated, and live until the exec or the exit.
         unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+        let why = refusal(Errno::last());
+        // SAFETY: pointer and length are those of one text.
+        unsafe { libc::write(libc::STDERR_FILENO, why.as_ptr().cast(), why.len()) };
     }
     // SAFETY: _exit runs no handlers of the parent's.
     unsafe { libc::_exit(EXEC_FAILED) }
+}
+
+/// The last words of a child that could not become its program.
+fn refusal(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOENT => "its interpreter is missing",
+        Errno::ENOEXEC => "the kernel knows no such format",
+        Errno::ETXTBSY => "somebody writes to it",
+        Errno::E2BIG => "its arguments are too long",
+        Errno::EACCES => "it is a folder, or lies where nothing can be executed",
+        _ => "it cannot be executed",
+    }
 }
 
 /// What a wait has found.

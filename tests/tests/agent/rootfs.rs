@@ -1,6 +1,7 @@
 //! The root of a container: config.md, "Root"; config-linux.md, "Default Filesystems", "Masked Paths",
 //! "Readonly Paths" and "Rootfs Mount Propagation"; and what a privileged container is given.
 
+use husk_protocols::error::ErrorKind;
 use husk_tests::agent_bed::{Container, HOSTILE_IMAGE};
 use serde_json::{Value, json};
 
@@ -19,6 +20,15 @@ fn path_of_the_root_is_the_hosts_business() {
         let container = Container::sh("ls -d /bin").with("/root/path", json!(path));
         assert_eq!(output(bed, &container), "/bin\n");
     }
+}
+
+#[test]
+fn spec_without_a_root_is_refused() {
+    let bed = bed_or_skip!();
+    let container = Container::sh("true").with("/root", json!(null));
+    let refused = refusal(bed.run(&container));
+    assert_eq!(refused.kind, ErrorKind::Invalid);
+    assert!(refused.message.contains("root: is missing"), "{refused:?}");
 }
 
 #[test]
