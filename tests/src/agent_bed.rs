@@ -3,6 +3,7 @@
 //! all cases of a test process.
 
 mod container;
+mod files;
 pub mod images;
 mod machine;
 
@@ -35,6 +36,7 @@ use ttrpc::{
 };
 
 pub use container::{Container, process};
+pub use files::{FILES, with_files};
 pub use images::{DISK, HOSTILE_IMAGE, IMAGE};
 
 /// Of a call: a translated guest on a busy machine is slow.

@@ -129,6 +129,17 @@ pub struct CgroupPlan {
 }
 
 impl CgroupPlan {
+    /// One without limits, for what is no container: among the containers', under a name that no
+    /// container's id can be.
+    #[must_use]
+    pub fn unlimited(name: &str) -> Self {
+        Self {
+            path: format!("{DEFAULT_PARENT}/@{name}"),
+            limits: Limits::default(),
+            devices: Rules::default(),
+        }
+    }
+
     /// Reads `linux.cgroupsPath` and `linux.resources`.
     ///
     /// # Errors

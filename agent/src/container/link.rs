@@ -20,7 +20,7 @@ use crate::{failure, sys};
 
 /// The stage's end of the socket.
 pub const LINK: i32 = 3;
-/// Tells a waiting stage to start the process, or that the listener has its descriptor.
+/// Tells a waiting stage to go on.
 pub const GO: u8 = 1;
 /// Longest message. A spec of the longest RPC fits.
 const MAX_FRAME: usize = 8 << 20;
@@ -57,6 +57,8 @@ pub enum Report {
     Listener(RawFd),
     /// It will end.
     Failed(Failure),
+    /// Mounts and devices are there, the root is not entered; it waits for the agent's hooks.
+    Prepared,
 }
 
 /// Why a stage ends.
@@ -161,6 +163,14 @@ impl Link {
         self.send(&Report::Failed(Failure { kind: error.kind(), message }), None)
     }
 
+    /// Says that the agent's hooks can run.
+    ///
+    /// # Errors
+    /// [`StageError::Link`].
+    pub fn prepared(&self) -> Result<(), StageError> {
+        self.send(&Report::Prepared, None).map_err(StageError::Link)
+    }
+
     fn send(&self, report: &Report, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let frame = frame(report)?;
         // One call: a report is far shorter than the socket's buffer.
@@ -170,7 +180,7 @@ impl Link {
         }
     }
 
-    /// Waits until the process is to start. Blocks.
+    /// Waits for the agent's word. Blocks.
     ///
     /// # Errors
     /// [`StageError::Link`], also when the agent closes the link instead.

@@ -14,10 +14,10 @@ use nix::{
 };
 
 use super::{
-    StageError, command,
+    StageError, command, hooks,
     identity::{self, Identity},
     link::{LINK, Link},
-    plan::ProcessPlan,
+    plan::{ProcessPlan, StageHooks},
     privileges::{self, Privileges},
     scheduling,
     terminal::Terminal,
@@ -32,9 +32,9 @@ const DEFAULT_UMASK: u32 = 0o022;
 
 /// Whether the process waits for the agent's word before its exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
-    /// A container's first process.
-    Wait,
+pub enum Gate<'a> {
+    /// A container's first process. Its hooks run after the word, as the user that the process is.
+    Wait(Option<&'a StageHooks>),
     /// An exec.
     Open,
 }
@@ -60,7 +60,7 @@ pub fn become_process(
     link: &Link,
     plan: &ProcessPlan,
     terminal: Option<Terminal>,
-    gate: Gate,
+    gate: Gate<'_>,
 ) -> Result<Infallible, StageError> {
     new_keyring()?;
     let master = match terminal {
@@ -97,8 +97,9 @@ pub fn become_process(
         .map_err(StageError::step("close descriptors"))?;
     link.ready(master.as_ref().map(AsFd::as_fd))?;
     drop(master);
-    if gate == Gate::Wait {
+    if let Gate::Wait(hooks) = gate {
         link.wait_for_go()?;
+        hooks.map_or(Ok(()), hooks::before_program)?;
     }
     if let Some(filter) = &plan.filter {
         load(filter, link)?;

@@ -165,7 +165,7 @@ fn child(program: RawFd, argv: &[*const libc::c_char; 2], fds: &[RawFd; MAX_DESC
 
 /// Moves the descriptors to 0, 1, 2, ...: first all out of the way, then each to its place, where it
 /// survives the exec.
-fn place(fds: &[RawFd; MAX_DESCRIPTORS]) -> bool {
+pub(super) fn place(fds: &[RawFd; MAX_DESCRIPTORS]) -> bool {
     let mut parked: [RawFd; MAX_DESCRIPTORS] = [-1; MAX_DESCRIPTORS];
     for (slot, &fd) in parked.iter_mut().zip(fds) {
         if fd < 0 {

@@ -17,7 +17,7 @@ pub const HOSTILE_IMAGE: &str = "hostile";
 /// Serial of an ext4 disk.
 pub const DISK: &str = "disk";
 
-const BUSYBOX: &str = "/bin/busybox";
+pub(super) const BUSYBOX: &str = "/bin/busybox";
 const DISK_BYTES: u64 = 32 << 20;
 /// Applets that cases use by name.
 const APPLETS: [&str; 34] = [

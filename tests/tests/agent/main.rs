@@ -12,14 +12,19 @@
 
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped is a failed case")]
 
+mod devices;
 mod filesystem;
 mod harness;
+mod hook_failures;
+mod hooks;
 mod hostile;
 
 mod life;
+mod mounts;
 mod privileges;
 mod process;
 mod resources;
+mod rootfs;
 mod sandbox;
 mod seccomp;
 mod stdio;
