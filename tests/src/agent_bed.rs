@@ -4,6 +4,7 @@
 
 mod container;
 mod images;
+mod life;
 mod machine;
 
 use std::{

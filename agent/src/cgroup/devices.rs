@@ -291,7 +291,7 @@ impl Rules {
         };
         request.access.iter().all(|access| {
             let speaks = |rule: &&Rule| rule.access.contains(access);
-            let last = self.rules.iter().filter(matches).filter(speaks).next_back();
+            let last = self.rules.iter().filter(matches).rfind(speaks);
             last.map_or(self.default_allow, |rule| rule.allow)
         })
     }

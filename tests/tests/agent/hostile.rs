@@ -104,7 +104,7 @@ fn field_that_is_not_done_is_refused_by_its_name() {
     for (pointer, value, field) in [
         ("/hooks", json!({"createRuntime": [{"path": "/x"}]}), "hooks.createRuntime"),
         ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp"),
-        ("/linux/resources", json!({"rdma": {"x": {"hcaHandles": 1}}}), "linux.resources.rdma"),
+        ("/linux/resources", json!({"network": {"classID": 1}}), "linux.resources.network.classID"),
     ] {
         let refused = refusal(bed.run(&Container::sh("true").with(pointer, value)));
         assert_eq!(refused.kind, ErrorKind::Unsupported);

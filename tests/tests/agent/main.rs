@@ -3,14 +3,21 @@
 
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped is a failed case")]
 
+mod cgroup;
+mod device_rules;
+mod events;
 mod filesystem;
 mod hostile;
 mod leaks;
 mod life;
+mod pause;
 mod process;
 mod resources;
 mod sandbox;
+mod stats;
 mod stdio;
+mod update;
+mod waits;
 
 use std::path::Path;
 
