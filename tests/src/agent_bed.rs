@@ -5,6 +5,7 @@
 mod container;
 mod files;
 pub mod images;
+mod life;
 mod machine;
 
 use std::{

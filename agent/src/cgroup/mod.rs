@@ -43,7 +43,7 @@ pub enum CgroupError {
     #[error("linux.cgroupsPath: {0} is taken")]
     Taken(String),
     /// The kernel has no such controller or file.
-    #[error("the guest kernel has no {file} ({option})")]
+    #[error("linux.resources: the guest kernel has no {file} ({option})")]
     NoController {
         /// The file that is missing.
         file: String,

@@ -105,7 +105,7 @@ fn field_that_is_not_done_is_refused_by_its_name() {
         ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices"),
         ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "linux.memoryPolicy"),
         ("/process/commandLine", json!("dir"), "process.commandLine"),
-        ("/linux/resources", json!({"rdma": {"x": {"hcaHandles": 1}}}), "linux.resources.rdma"),
+        ("/linux/resources", json!({"network": {"classID": 1}}), "linux.resources.network.classID"),
     ] {
         let refused = refusal(bed.run(&Container::sh("true").with(pointer, value)));
         assert_eq!(refused.kind, ErrorKind::Unsupported);
