@@ -1,5 +1,9 @@
 //! Starts the second stage: clone3(2) and one exec. Between the two the child makes raw system
 //! calls only, since the caller has threads.
+//!
+//! The child is born with a copy of the memory, slow as that is. As vfork(2) has it, the caller would
+//! sleep until the exec, which a container that freezes its own cgroup could put off for ever; and who
+//! may trace a child that shares the memory has the agent's.
 #![allow(unsafe_code)]
 
 use std::{
