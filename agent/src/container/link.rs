@@ -25,6 +25,8 @@ pub const GO: u8 = 1;
 /// Longest message. A spec of the longest RPC fits.
 const MAX_FRAME: usize = 8 << 20;
 const HEADER: usize = 4;
+/// Room for a report of a number, and its header.
+const SHORT_FRAME: usize = 16;
 /// Longest message of a failure: a hostile path can be in it.
 const MAX_TEXT: usize = 4096;
 
@@ -148,9 +150,16 @@ impl Link {
     /// # Errors
     /// [`StageError::Link`].
     pub fn hand_over(&self, listener: BorrowedFd<'_>) -> Result<(), StageError> {
-        frame(&Report::Listener(listener.as_raw_fd()))
-            .and_then(|frame| (&self.0).write_all(&frame))
-            .map_err(StageError::Link)?;
+        let tell = || -> io::Result<()> {
+            // Without an allocation, which could need a call that the filter has something against.
+            let mut frame = [0; SHORT_FRAME];
+            let (header, body) = frame.split_at_mut(HEADER);
+            let report = Report::Listener(listener.as_raw_fd());
+            let len = postcard::to_slice(&report, body).map_err(io::Error::other)?.len();
+            header.copy_from_slice(&u32::try_from(len).map_err(io::Error::other)?.to_le_bytes());
+            (&self.0).write_all(frame.get(..HEADER + len).unwrap_or_default())
+        };
+        tell().map_err(StageError::Link)?;
         self.wait_for_go()
     }
 
