@@ -8,6 +8,7 @@ pub mod network;
 pub mod process;
 pub mod spawn;
 pub mod terminal;
+pub mod user_namespace;
 
 /// What every call here returns.
 pub use nix::Result;
