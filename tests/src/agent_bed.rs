@@ -5,6 +5,7 @@
 mod container;
 mod images;
 mod machine;
+mod namespaces;
 
 use std::{
     path::Path,
@@ -36,6 +37,7 @@ use ttrpc::{
 
 pub use container::{Container, process};
 pub use images::{DISK, HOSTILE_IMAGE, IMAGE};
+pub use namespaces::{FIRST_ID, IDS};
 
 /// Of a call: a translated guest on a busy machine is slow.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -1,6 +1,7 @@
 //! One cgroup v2 folder for each container. Written by hand: the packages for it speak to systemd and
 //! to cgroup v1 too, and would be a third of the agent.
 
+mod delegation;
 mod resources;
 
 use std::{
@@ -219,6 +220,13 @@ impl Cgroup {
     /// [`CgroupError::Operation`].
     pub fn kill(&self) -> Result<(), CgroupError> {
         fs::write(self.path.join("cgroup.kill"), "1").map_err(operation("kill", &self.path))
+    }
+
+    /// Whether processes are in it or below.
+    #[must_use]
+    pub fn is_populated(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.events"))
+            .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
     }
 
     /// Sends a signal to every process in it and below.

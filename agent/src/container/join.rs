@@ -5,7 +5,7 @@ use std::{convert::Infallible, os::fd::OwnedFd};
 use nix::sched::setns;
 
 use super::{
-    StageError,
+    StageError, enter,
     link::Link,
     plan::{Namespaces, ProcessPlan},
     process::{self, Gate},
@@ -26,9 +26,14 @@ pub fn run(
     process::set_oom_score(plan)?;
     setns(&first_process, namespaces.flags()).map_err(StageError::step("enter namespaces"))?;
     drop(first_process);
+    // A user namespace has limits that only the guest's root can set: the agent does it meanwhile.
+    let gate = if namespaces.user { Gate::Wait } else { Gate::Open };
+    if namespaces.user {
+        enter::become_root()?;
+    }
     let terminal = match plan.terminal {
         Some(_) => Some(Terminal::open_here()?),
         None => None,
     };
-    process::become_process(link, plan, terminal, Gate::Open)
+    process::become_process(link, plan, terminal, gate)
 }

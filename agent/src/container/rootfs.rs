@@ -18,7 +18,9 @@ use nix::{
 };
 
 use super::{
-    CGROUP_ROOT, ROOT_MOUNT_POINT, StageError, devices, hidden,
+    CGROUP_ROOT, ROOT_MOUNT_POINT, StageError,
+    devices::{self, Nodes},
+    hidden,
     plan::{InitPlan, MountKind, MountPlan},
     terminal::Terminal,
 };
@@ -214,9 +216,10 @@ impl Builder<'_> {
             mount.destination == Path::new("/dev") && matches!(mount.kind, MountKind::Bind { .. })
         });
         if !bound {
-            devices::make_defaults(self.root)?;
+            let nodes = if self.plan.namespaces.user { Nodes::Bound } else { Nodes::Made };
+            devices::make_defaults(self.root, nodes)?;
             for device in &self.plan.devices {
-                devices::make(self.root, device)?;
+                devices::make(self.root, device, nodes)?;
             }
         }
         if self.plan.process.terminal.is_none() {

@@ -9,7 +9,9 @@ use super::{
     CreateOrder, Result, SupervisorError,
     assets::Assets,
     desk::{Desk, Purpose, SpawnOrder, root_handle},
-    process::{OomRule, Process, Spawned},
+    grants::Grants,
+    isolation::Isolation,
+    process::{OomRule, Process, Rest, Rule, Spawned},
     stage::Stage,
     table::{Execs, Phase, Present},
 };
@@ -27,15 +29,21 @@ use crate::{
 /// # Errors
 /// [`SupervisorError`]; all of it is gone again.
 pub async fn create(order: CreateOrder, desk: Desk) -> Result<Box<Present>> {
-    let CreateOrder { id, plan, cgroup, rootfs, streams } = order;
+    let CreateOrder { id, mut plan, cgroup, mut rootfs, streams } = order;
     let streams = desk.streams.claim(streams).await?;
     let (child, ours) = stdio::connect(streams, plan.process.terminal.is_some())
         .map_err(SupervisorError::step("make standard streams"))?;
+    let isolation = Isolation::open(&mut plan, &desk).await?;
+    if let Some(rootfs) = &mut rootfs {
+        rootfs.ids = isolation.layer_ids();
+    }
     let cgroup_path = cgroup.path.clone();
     let assets = Assets::make(id.clone(), cgroup, rootfs).await?;
     let (stage, link) = Stage::new()?;
-    let job = Job { id, desk, namespaces: plan.namespaces };
-    match job.start_stage(&assets, child, link).await {
+    // The kernel ends all of a pid namespace with its first process.
+    let rest = if isolation.has_new_pid() { Rest::Ends } else { Rest::Lives };
+    let job = Job { id, desk, namespaces: plan.namespaces, rest };
+    match job.start_stage(&assets, child, link, isolation).await {
         Ok(spawned) => job.set_up(stage, spawned, plan, cgroup_path, ours, assets).await,
         Err(error) => {
             // The error that came first is the one that is told.
@@ -49,6 +57,7 @@ struct Job {
     id: ContainerId,
     desk: Desk,
     namespaces: Namespaces,
+    rest: Rest,
 }
 
 impl Job {
@@ -57,13 +66,15 @@ impl Job {
         assets: &Assets,
         stdio: stdio::ChildEnds,
         link: OwnedFd,
+        isolation: Isolation,
     ) -> Result<Spawned> {
+        let rootfs = assets.rootfs.as_ref().map(root_handle).transpose()?;
         let order = SpawnOrder {
             owner: (self.id.clone(), None),
             cgroup: assets.cgroup.clone(),
             stdio,
             link,
-            purpose: Purpose::Init { rootfs: root_handle(&assets.rootfs)? },
+            purpose: Purpose::Init { rootfs, isolation: Box::new(isolation) },
         };
         self.desk.spawn(order).await
     }
@@ -72,23 +83,30 @@ impl Job {
         self,
         mut stage: Stage,
         spawned: Spawned,
-        plan: InitPlan,
+        mut plan: InitPlan,
         cgroup: String,
         ours: AgentEnds,
         mut assets: Assets,
     ) -> Result<Box<Present>> {
+        let grants = self.namespaces.user.then(|| {
+            let own = plan.writes_its_cgroup().then(|| assets.cgroup.clone());
+            Grants::take(&mut plan.process).with_cgroup(own)
+        });
         let order = Order::Init { plan: Box::new(plan), cgroup };
-        let pumps = match stage.set_up(&order).await {
-            Ok(master) => {
-                assets.hold_namespaces(spawned.pid);
-                ours.start(master).map_err(SupervisorError::step("poll the terminal"))
+        let set_up = async {
+            let master = stage.set_up(&order).await?;
+            if let Some(grants) = grants {
+                grants.give(spawned.pid, spawned.pidfd.clone()).await?;
             }
-            Err(error) => Err(error),
+            assets.hold_namespaces(spawned.pid);
+            ours.start(master).map_err(SupervisorError::step("poll the terminal"))
         };
+        let pumps = set_up.await;
         match pumps {
             Ok((pumps, controls)) => {
                 let cgroup = assets.cgroup.clone();
-                let first = Process::watch(spawned, pumps, controls, cgroup, OomRule::Any);
+                let rule = Rule { oom: OomRule::Any, rest: self.rest };
+                let first = Process::watch(spawned, pumps, controls, cgroup, rule);
                 Ok(Box::new(Present {
                     phase: Phase::Created(stage),
                     first,

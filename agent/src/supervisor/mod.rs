@@ -17,6 +17,8 @@ mod delete;
 mod desk;
 mod error;
 mod exec;
+mod grants;
+mod isolation;
 mod order;
 mod process;
 mod reaper;

@@ -4,7 +4,7 @@ use husk_protocols::id::{ContainerId, ExecId};
 
 use crate::{
     cgroup::CgroupPlan,
-    container::plan::{InitPlan, ProcessPlan, parse_process, parse_spec},
+    container::plan::{InitPlan, Kind, ProcessPlan, parse_process, parse_spec},
     spec::SpecError,
     stdio::Tokens,
     storage::{RootfsPlan, Upper},
@@ -31,6 +31,8 @@ impl Rootfs<'_> {
                 Ok(text) => Upper::Disk(serial("rootfs.disk_serial", text)?),
                 Err(bytes) => Upper::Tmpfs { bytes },
             },
+            // Known once its user namespace is.
+            ids: None,
         })
     }
 }
@@ -41,7 +43,8 @@ pub struct CreateOrder {
     pub(super) id: ContainerId,
     pub(super) plan: InitPlan,
     pub(super) cgroup: CgroupPlan,
-    pub(super) rootfs: RootfsPlan,
+    /// None in a mount namespace that is joined.
+    pub(super) rootfs: Option<RootfsPlan>,
     pub(super) streams: Tokens,
 }
 
@@ -53,16 +56,24 @@ impl CreateOrder {
     pub fn read(
         id: ContainerId,
         spec: &[u8],
-        rootfs: &Rootfs<'_>,
+        rootfs: Option<&Rootfs<'_>>,
         streams: Tokens,
         terminal: bool,
     ) -> Result<Self, SpecError> {
         let spec = parse_spec(spec)?;
         let plan = InitPlan::read(&spec)?;
+        match (plan.is_new(Kind::Mount), rootfs) {
+            (true, None) => return Err(SpecError::invalid("rootfs", "is missing")),
+            (false, Some(_)) => {
+                let reason = "has no place in a mount namespace that is joined";
+                return Err(SpecError::invalid("rootfs", reason));
+            }
+            _ => {}
+        }
         agree_on_terminal(&plan.process, streams, terminal)?;
         Ok(Self {
             cgroup: CgroupPlan::read(spec.linux().as_ref(), &id)?,
-            rootfs: rootfs.plan()?,
+            rootfs: rootfs.map(Rootfs::plan).transpose()?,
             id,
             plan,
             streams,

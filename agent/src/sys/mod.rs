@@ -4,6 +4,7 @@
 pub mod capability;
 pub mod descriptor;
 pub mod mount;
+pub mod namespace;
 pub mod network;
 pub mod process;
 pub mod spawn;

@@ -39,6 +39,10 @@ fn churn(bed: &'static Bed) {
                     let command = if i % 5 == 0 { "nothing" } else { "true" };
                     let result = bed.run(&Container::new(&[command]));
                     assert_eq!(result.is_err(), command == "nothing");
+                    let mapped = Container::new(&[command]).user_namespace().namespace("time");
+                    if i % 4 == 0 {
+                        assert_eq!(bed.run(&mapped).is_err(), command == "nothing");
+                    }
                 }
             });
         }

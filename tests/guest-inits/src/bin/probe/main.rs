@@ -1,6 +1,8 @@
 //! Runs inside of containers for the agent's cases: makes system calls that no applet makes, and
 //! prints what came of them. `probe SUBJECT ARGUMENT...`; one file for each chapter of the cases.
 
+mod clocks;
+mod ipc;
 mod limits;
 
 use std::process::ExitCode;
@@ -13,7 +15,10 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let result = match *subject {
+        "clock" => clocks::show(args),
         "limit" => limits::show(args),
+        "shm" => ipc::shared_memory(args),
+        "tcp" => ipc::tcp(args),
         _ => Err(format!("{subject}: no such subject")),
     };
     match result {
