@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn map_of_many_long_lines_does_not_fit() {
-        let map = |first| -> Vec<Mapping> {
+        let map = |first: u32| -> Vec<Mapping> {
             (0..340).map(|i| Mapping { inside: first + i, outside: first + i, size: 1 }).collect()
         };
         assert!(fits(&map(0)) && !fits(&map(100_000)));

@@ -69,6 +69,7 @@ fn files_of_the_image_are_roots_and_so_are_new_ones() {
 #[test]
 fn files_on_a_disk_are_the_same_with_and_without_a_user_namespace() {
     let bed = bed_or_skip!();
+    let _turn = crate::turn_at_the_disk();
     let make = "mkdir /var/ids; touch /var/ids/root; touch /var/ids/user; \
                 busybox chown 33:34 /var/ids/user; rm -f /var/ids/none; ls -d /etc/group";
     let script = make.replace("rm -f", "busybox rm -f");
@@ -156,6 +157,16 @@ fn terminal_belongs_to_the_user() {
     let container = user("tty; stat -c '%u %g' $(tty); stat -c %F /dev/console").terminal();
     let said = bed.run(&container).unwrap().stdout.replace('\r', "");
     assert_eq!(said, "/dev/pts/0\n0 5\ncharacter special file\n");
+}
+
+#[test]
+fn terminal_of_a_user_who_is_not_root_can_be_opened_again() {
+    let bed = bed_or_skip!();
+    let container = user("echo again > /dev/tty; echo more > /dev/stdout; stat -c %u $(tty)")
+        .with("/process/user/uid", json!(1000))
+        .terminal();
+    let said = bed.run(&container).unwrap().stdout.replace('\r', "");
+    assert_eq!(said, "again\nmore\n1000\n");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Containers that share a user namespace, and containers of different ones that share others.
 
-use husk_tests::agent_bed::{Container, FIRST_ID, process};
+use husk_tests::agent_bed::{Container, DISK, FIRST_ID, process};
 use serde_json::json;
 
 use crate::{
@@ -42,6 +42,19 @@ fn joined_user_namespace_with_its_pid_namespace() {
     bed.block_on(bed.down(&owner));
     assert!(said.starts_with(&format!("{who}0\n")), "{said} {who}");
     assert!(said.contains("sleep 4321") && said.ends_with("again\n"), "{said}");
+}
+
+#[test]
+fn disk_of_a_container_that_joins_a_user_namespace_has_its_owners() {
+    let bed = bed_or_skip!();
+    let _turn = crate::turn_at_the_disk();
+    let owner = Container::sh(IDLE).user_namespace();
+    let make =
+        "touch /var/joined; busybox chown 33 /var/joined; stat -c %u /var/joined /etc/passwd";
+    let joined = Container::sh(make).joining("user", &owner).disk(DISK);
+    assert_eq!(beside(bed, &owner, &joined), "33\n0\n");
+    let look = Container::sh("stat -c %u /var/joined; busybox rm /var/joined").disk(DISK);
+    assert_eq!(output(bed, &look), "33\n");
 }
 
 #[test]
