@@ -2,13 +2,17 @@
 //! each process in a container.
 //!
 //! ```text
-//! boot -> server -> supervisor -> {storage, cgroup, container, stdio} -> {mount, network} -> sys
+//! boot -> server -> supervisor -> {storage, cgroup, container, stdio, guest, archive}
+//!      -> {mount, network} -> sys
 //! ```
 
+mod archive;
 mod boot;
 mod cgroup;
 mod container;
 mod failure;
+mod guest;
+mod log;
 mod mount;
 mod network;
 mod server;

@@ -10,7 +10,7 @@ use nix::{
 };
 
 use super::BootError;
-use crate::{container::ROOT_MOUNT_POINT, storage::SCRATCH_FOLDER, supervisor::sandbox};
+use crate::{container::ROOT_MOUNT_POINT, guest::FILES_FOLDER, storage::SCRATCH_FOLDER};
 
 const ROOT: &str = "/root";
 const PLAIN: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
@@ -99,5 +99,5 @@ pub fn mount_cgroups() -> Result<(), BootError> {
 
 /// What the agent works in.
 pub fn make_folders() -> Result<(), BootError> {
-    ["/run/husk", ROOT_MOUNT_POINT, SCRATCH_FOLDER, sandbox::FILES].into_iter().try_for_each(make)
+    ["/run/husk", ROOT_MOUNT_POINT, SCRATCH_FOLDER, FILES_FOLDER].into_iter().try_for_each(make)
 }

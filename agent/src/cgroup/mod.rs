@@ -265,6 +265,12 @@ impl Cgroup {
         folders
     }
 
+    /// A file of it; nothing when the kernel has none of this name.
+    #[must_use]
+    pub fn read(&self, file: &str) -> Option<String> {
+        fs::read_to_string(self.path.join(file)).ok()
+    }
+
     /// How many processes of it the kernel has killed for want of memory.
     #[must_use]
     pub fn oom_kills(&self) -> u64 {

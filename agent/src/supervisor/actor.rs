@@ -102,6 +102,9 @@ impl Actor {
                 answer(reply, self.process(&key).map(|process| process.controls.close_stdin()));
             }
             Request::Reach(id, reply) => answer(reply, self.reach(&id)),
+            Request::Hold(id, reply) => {
+                answer(reply, self.present(&id).map(|present| present.assets.clone()));
+            }
             Request::Delete(id, reply) => self.delete(id, reply),
             Request::List(reply) => answer(reply, Ok(self.list())),
             Request::Shutdown(reply) => self.shut_down(reply),

@@ -20,6 +20,7 @@ const SHARED_TRIES: u32 = 2500;
 /// [`SupervisorError`].
 pub async fn delete(present: Box<Present>) -> Result<()> {
     let Present { phase, mut first, assets, execs, .. } = *present;
+    assets.retire();
     let cgroup = assets.cgroup.clone();
     blocking(move || cgroup.kill()).await??;
     // The link of one that waits to be started.

@@ -10,8 +10,8 @@ use nix::errno::Errno;
 
 use super::{ProcessKey, State};
 use crate::{
-    cgroup::CgroupError, container::link::Failure, failure::errno_kind, spec::SpecError,
-    stdio::StreamError, storage::StorageError,
+    archive::ArchiveError, cgroup::CgroupError, container::link::Failure, failure::errno_kind,
+    guest::GuestError, spec::SpecError, stdio::StreamError, storage::StorageError,
 };
 
 /// Why a request failed.
@@ -26,6 +26,12 @@ pub enum SupervisorError {
     /// The cgroup.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// The guest itself.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// A copy of files.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// A stdio stream.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -97,6 +103,8 @@ impl SupervisorError {
             Self::Spec(error) => error.kind(),
             Self::Storage(error) => error.kind(),
             Self::Cgroup(error) => error.kind(),
+            Self::Guest(error) => error.kind(),
+            Self::Archive(error) => error.kind(),
             Self::Stage(failure) => failure.kind,
             Self::Stream(_) => ErrorKind::Invalid,
             Self::NoContainer(_) | Self::NoExec(..) => ErrorKind::NotFound,

@@ -17,24 +17,29 @@ mod delete;
 mod desk;
 mod error;
 mod exec;
+mod files;
+mod metrics;
 mod order;
 mod process;
 mod reaper;
-pub mod sandbox;
 mod stage;
 mod table;
 mod target;
+
+use std::sync::Arc;
 
 use husk_protocols::id::{ContainerId, ExecId};
 use tokio::sync::{mpsc, oneshot};
 
 pub use error::SupervisorError;
+pub use files::{Copied, Owner};
 pub use order::{CreateOrder, ExecOrder, Rootfs};
 pub use process::Outcome;
 pub use reaper::Reaper;
 pub use table::State;
 
 use crate::{stdio::Streams, sys::terminal::WindowSize};
+use assets::Assets;
 use process::Done;
 use target::Target;
 
@@ -82,6 +87,7 @@ enum Request {
     Resize(ProcessKey, WindowSize, Reply<()>),
     CloseStdin(ProcessKey, Reply<()>),
     Reach(ContainerId, Reply<Target>),
+    Hold(ContainerId, Reply<Arc<Assets>>),
     Delete(ContainerId, Reply<()>),
     List(Reply<Vec<Status>>),
     Shutdown(Reply<()>),
@@ -104,6 +110,7 @@ impl Supervisor {
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T> {
+        metrics::count_request();
         let (reply, answer) = oneshot::channel();
         // A request that nobody takes drops its reply, which is the answer then.
         let _ = self.0.send(request(reply)).await;
@@ -173,6 +180,11 @@ impl Supervisor {
     /// A container that is alive, for a job that works on it without the actor.
     async fn reach(&self, id: ContainerId) -> Result<Target> {
         self.ask(|reply| Request::Reach(id, reply)).await
+    }
+
+    /// What a container has, in whichever state it is.
+    async fn hold(&self, id: ContainerId) -> Result<Arc<Assets>> {
+        self.ask(|reply| Request::Hold(id, reply)).await
     }
 
     /// Removes all of a container that does not run.

@@ -1,11 +1,13 @@
 //! The kernel's calls that no safe package wraps, one file per subject. The only room with
 //! `unsafe`; no policy lives here.
 
+pub mod attribute;
 pub mod capability;
 pub mod descriptor;
 pub mod mount;
 pub mod network;
 pub mod process;
+pub mod random;
 pub mod spawn;
 pub mod terminal;
 
