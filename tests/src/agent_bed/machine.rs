@@ -23,11 +23,27 @@ use super::images;
 const BOOT_DEADLINE: Duration = Duration::from_secs(60);
 const MEMORY_MIB: u32 = 384;
 
+/// How a VM differs from others.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Processors.
+    pub vcpus: u32,
+    /// For the kernel's command line.
+    pub kernel_args: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { vcpus: 1, kernel_args: Vec::new() }
+    }
+}
+
 /// A guest that is up.
 pub struct Machine {
     pub vsock: VsockHandle,
     pub connection: UnixStream,
     pub hello: Hello,
+    pub console_log: PathBuf,
 }
 
 /// What `make build` has built, or what the environment names instead.
@@ -38,13 +54,13 @@ fn guest_file(variable: &str, name: &str) -> Result<PathBuf> {
 }
 
 /// Boots. Everything the VM needs is written to `folder`.
-pub fn start(folder: &Path) -> Result<Machine> {
+pub fn start(folder: &Path, options: &Options) -> Result<Machine> {
     fs::create_dir_all(folder)?;
     let config = VmConfig {
         kernel: guest_file("HUSK_TEST_KERNEL", "vmlinux")?,
         initramfs: guest_file("HUSK_TEST_INITRAMFS", "initramfs.cpio")?,
-        kernel_args: vec![],
-        vcpus: 1,
+        kernel_args: options.kernel_args.clone(),
+        vcpus: options.vcpus,
         memory_mib: MEMORY_MIB,
         disks: disks(folder)?,
         guest_cid: GUEST_CID,
@@ -58,7 +74,7 @@ pub fn start(folder: &Path) -> Result<Machine> {
             Ok(vm) => vm,
             Err(error) => return drop(sender.send(Err(error))),
         };
-        if sender.send(greet(&mut *vm)).is_ok() {
+        if sender.send(greet(&mut *vm, &config)).is_ok() {
             keep(&mut *vm);
         }
     })?;
@@ -87,7 +103,7 @@ fn start_vm(config: &VmConfig) -> Result<Box<dyn Vm>> {
     Ok(hypervisor.start(config)?)
 }
 
-fn greet(vm: &mut dyn Vm) -> Result<Machine> {
+fn greet(vm: &mut dyn Vm, config: &VmConfig) -> Result<Machine> {
     let vsock = vm.vsock().clone();
     let listener = vsock.listen(ANNOUNCE_PORT, 1)?;
     let connection = match listener.accept(BOOT_DEADLINE) {
@@ -99,7 +115,7 @@ fn greet(vm: &mut dyn Vm) -> Result<Machine> {
     };
     let hello = Hello::read_from(&connection).context("read the agent's hello")?;
     connection.set_nonblocking(true)?;
-    Ok(Machine { vsock, connection, hello })
+    Ok(Machine { vsock, connection, hello, console_log: config.console_log.clone() })
 }
 
 /// Holds the VM for as long as the process lives, and shows the console when it dies before.
