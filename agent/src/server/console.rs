@@ -51,11 +51,8 @@ pub fn serve(listener: VsockListener, supervisor: Supervisor, streams: Streams) 
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let session = Session {
-                        supervisor: supervisor.clone(),
-                        streams: streams.clone(),
-                        unread: Vec::new(),
-                    };
+                    let session =
+                        Session { supervisor: supervisor.clone(), streams: streams.clone() };
                     tokio::spawn(session.run(stream));
                 }
                 Err(_) => sleep(ACCEPT_PAUSE).await,
@@ -67,7 +64,6 @@ pub fn serve(listener: VsockListener, supervisor: Supervisor, streams: Streams) 
 struct Session {
     supervisor: Supervisor,
     streams: Streams,
-    unread: Vec<u8>,
 }
 
 /// What comes after a line.
@@ -79,7 +75,7 @@ enum Next {
 }
 
 impl Session {
-    async fn run(mut self, mut stream: VsockStream) {
+    async fn run(self, mut stream: VsockStream) {
         loop {
             if stream.write_all(PROMPT).await.is_err() {
                 return;
@@ -103,18 +99,14 @@ impl Session {
         }
     }
 
-    async fn line(&mut self, stream: &mut VsockStream) -> Option<String> {
+    /// Byte by byte: what comes after a line may be a shell's.
+    async fn line(&self, stream: &mut VsockStream) -> Option<String> {
+        let mut line = Vec::new();
         loop {
-            if let Some(end) = self.unread.iter().position(|&byte| byte == b'\n') {
-                let line: Vec<u8> = self.unread.drain(..=end).collect();
-                return Some(String::from_utf8_lossy(&line).trim().to_owned());
-            }
-            let mut buffer = [0; 256];
-            let read = AsyncReadExt::read(stream, &mut buffer).await;
-            let len = read.ok().filter(|&len| len > 0)?;
-            self.unread.extend_from_slice(buffer.get(..len)?);
-            if self.unread.len() > MAX_LINE {
-                return None;
+            match stream.read_u8().await.ok()? {
+                b'\n' => return Some(String::from_utf8_lossy(&line).trim().to_owned()),
+                _ if line.len() >= MAX_LINE => return None,
+                byte => line.push(byte),
             }
         }
     }

@@ -46,10 +46,12 @@ impl Bed {
         let (token, mut stream) = self.open().await.expect("the VM runs");
         let mut archive = Vec::new();
         let request = Self::out_request(id, path, token);
-        let (answer, read) =
-            tokio::join!(self.copy_out_to(&request), stream.read_to_end(&mut archive));
-        answer?;
-        read.expect("the stream ends");
+        // The stream of a call that was refused is nobody's.
+        let read = async {
+            stream.read_to_end(&mut archive).await.expect("the stream ends");
+            Ok(())
+        };
+        tokio::try_join!(self.copy_out_to(&request), read)?;
         Ok(archive)
     }
 

@@ -28,7 +28,10 @@ pub fn special() -> Option<&'static Bed> {
     Some(BED.get_or_init(|| {
         let words = ["log=debug", "console=1", "hostname=wished", "sysctl.vm.swappiness=17"];
         let kernel_args = words.map(|word| format!("husk.{word}")).to_vec();
-        Bed::boot_with(folder(), &Options { vcpus: 2, kernel_args }).unwrap()
+        let bed = Bed::boot_with(folder(), &Options { vcpus: 2, kernel_args }).unwrap();
+        // It announces itself before it is all there.
+        bed.block_on(bed.info()).unwrap();
+        bed
     }))
 }
 
