@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-use tar::{EntryType, Header, PaxExtensions};
+use tar::{EntryType, Header};
 
 use super::{ArchiveError, MAX_NAME_LEN, Result};
 
@@ -182,10 +182,11 @@ impl<R: Read> Reader<R> {
     }
 
     fn read_records(&self, records: &[u8], extension: &mut Extension) -> Result<()> {
-        for record in PaxExtensions::new(records) {
-            let record = record.map_err(|_| self.broken("an extended header"))?;
-            let key = record.key().map_err(|_| self.broken("an extended header"))?;
-            let value = record.value_bytes();
+        let mut rest = records;
+        while !rest.is_empty() {
+            let (key, value, after) =
+                record(rest).ok_or_else(|| self.broken("an extended header"))?;
+            rest = after;
             let number = || {
                 let text = std::str::from_utf8(value).ok()?;
                 text.split('.').next()?.parse::<i64>().ok()
@@ -241,6 +242,17 @@ impl<R: Read> Reader<R> {
         let rest = rest.get_mut(..padding).unwrap_or_default();
         if self.read_full(rest)? < padding { Err(self.truncated(place)) } else { Ok(()) }
     }
+}
+
+/// The first record's key and value, and what follows it. By its length: there may be a line break in
+/// a value, for which the package's own reader takes the end.
+fn record(records: &[u8]) -> Option<(&str, &[u8], &[u8])> {
+    let blank = records.iter().position(|&byte| byte == b' ')?;
+    let len: usize = std::str::from_utf8(records.get(..blank)?).ok()?.parse().ok()?;
+    let body = records.get(blank + 1..len)?.strip_suffix(b"\n")?;
+    let equals = body.iter().position(|&byte| byte == b'=')?;
+    let key = std::str::from_utf8(body.get(..equals)?).ok()?;
+    Some((key, body.get(equals + 1..)?, records.get(len..)?))
 }
 
 /// Bytes after a content, up to the next block.
@@ -341,5 +353,65 @@ impl<W: Write> Writer<W> {
         self.write(&[0; 2 * BLOCK])?;
         self.0.flush().map_err(|error| ArchiveError::Stream("write", error))?;
         Ok(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn heads(archive: &[u8]) -> Result<Vec<(PathBuf, Vec<u8>, usize)>> {
+        let mut reader = Reader::new(archive);
+        let mut heads = Vec::new();
+        while let Some(head) = reader.head()? {
+            let mut content = Vec::new();
+            reader.content(head.size, "a test", |bytes| {
+                content.extend_from_slice(bytes);
+                Ok(())
+            })?;
+            heads.push((head.path, content, head.attributes.len()));
+        }
+        Ok(heads)
+    }
+
+    fn archive(name: &str, content: &[u8], attributes: &[(&str, Vec<u8>)]) -> Vec<u8> {
+        let mut header = Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(content.len() as u64);
+        let mut writer = Writer::new(Vec::new());
+        writer.head(header, name.as_bytes(), b"", attributes).unwrap();
+        writer.content(content).unwrap();
+        writer.pad(content.len() as u64).unwrap();
+        writer.finish().unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            name in "[a-z/]{1,300}",
+            content in prop::collection::vec(any::<u8>(), 0..2000),
+            value in prop::collection::vec(any::<u8>(), 0..120),
+        ) {
+            let archive = archive(&name, &content, &[("security.capability", value)]);
+            prop_assert_eq!(heads(&archive).unwrap(), vec![(PathBuf::from(&name), content, 1)]);
+            let mut theirs = tar::Archive::new(&archive[..]);
+            let entry = theirs.entries().unwrap().next().unwrap().unwrap();
+            prop_assert_eq!(entry.path_bytes().into_owned(), name.as_bytes());
+        }
+
+        #[test]
+        fn damage_is_an_error_and_no_panic(at in 0_usize..2048, byte in any::<u8>()) {
+            let mut archive = archive(&"n".repeat(150), b"content", &[("user.x", vec![1; 30])]);
+            if let Some(slot) = archive.get_mut(at) {
+                *slot = byte;
+            }
+            let _ = heads(&archive);
+            let _ = heads(&archive[..at.min(archive.len())]);
+        }
     }
 }

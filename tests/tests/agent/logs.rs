@@ -69,7 +69,7 @@ fn follower_that_does_not_read_holds_nobody_up_and_is_told_what_it_lost() {
     bed.block_on(async {
         let stream = bed.logs(7, false).await.unwrap();
         // More than the stream's buffers and the ring have, 64 KiB.
-        let script = "i=0; while [ $i -lt 6000 ]; do \
+        let script = "i=0; while [ $i -lt 4500 ]; do \
                       echo \"line $i of a writer that has much to say about nothing\" > /dev/kmsg; \
                       i=$((i+1)); done; echo on";
         let container = Container::sh(script).mount(json!({
