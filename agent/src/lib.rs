@@ -2,16 +2,20 @@
 //! each process in a container.
 //!
 //! ```text
-//! boot -> server -> supervisor -> {storage, cgroup, container, stdio} -> {mount, network, seccomp} -> sys
+//! boot -> server -> supervisor -> {storage, cgroup, container, stdio, guest, archive}
+//!      -> {mount, network, seccomp} -> sys
 //! ```
 //!
 //! A library only so that fuzzers and tests reach [`input`]; the program is `main.rs`.
 
+mod archive;
 mod boot;
 mod cgroup;
 mod container;
 mod failure;
+mod guest;
 pub mod input;
+mod log;
 mod mount;
 mod network;
 mod seccomp;

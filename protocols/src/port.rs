@@ -8,3 +8,6 @@ pub const GUEST_CID: u32 = 3;
 pub const ANNOUNCE_PORT: u32 = 1024;
 /// The agent listens here; the host connects once per stdio stream.
 pub const STREAM_PORT: u32 = 1025;
+/// The agent listens here when its debug console is on (`husk.console=1` on the kernel's command
+/// line); nobody does otherwise.
+pub const CONSOLE_PORT: u32 = 1026;

@@ -3,14 +3,17 @@
 //! all cases of a test process.
 
 mod container;
+mod copies;
 mod files;
+mod guest;
 pub mod images;
 mod life;
 mod machine;
 mod namespaces;
+mod raw;
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -21,7 +24,9 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use husk_protocols::{
     agent,
-    agent_ttrpc::{ContainersClient, ProcessesClient, SandboxClient, StdioClient},
+    agent_ttrpc::{
+        ContainersClient, FilesClient, GuestClient, ProcessesClient, SandboxClient, StdioClient,
+    },
     error::{ErrorKind, from_ttrpc},
     handshake::Hello,
     port::STREAM_PORT,
@@ -40,7 +45,9 @@ use ttrpc::{
 pub use container::{Container, process};
 pub use files::{FILES, with_files};
 pub use images::{DISK, HOSTILE_IMAGE, IMAGE};
+pub use machine::Options;
 pub use namespaces::{FIRST_ID, IDS};
+pub use raw::RawGuest;
 
 /// Of a call: a translated guest on a busy machine is slow.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -54,6 +61,8 @@ pub struct Bed {
     containers: ContainersClient,
     processes: ProcessesClient,
     stdio: StdioClient,
+    guest: GuestClient,
+    files: FilesClient,
     /// What the agent said of itself.
     pub hello: Hello,
 }
@@ -116,6 +125,11 @@ fn next() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
+/// A folder for the files of one VM.
+fn own_folder(folder: &Path) -> std::path::PathBuf {
+    folder.join(format!("agent-bed-{}-{}", std::process::id(), next()))
+}
+
 fn deadline() -> Context {
     with_duration(DEADLINE)
 }
@@ -143,16 +157,15 @@ impl Bed {
     /// # Errors
     /// When the guest does not come up, with the end of its console.
     pub fn boot(folder: &Path) -> Result<Self> {
-        Self::boot_with_images(folder, &[])
+        Self::boot_with(folder, &Options::default())
     }
 
-    /// The same, with further EROFS images: serial and file.
+    /// The same, of another make.
     ///
     /// # Errors
     /// As [`Self::boot`].
-    pub fn boot_with_images(folder: &Path, images: &[(&str, PathBuf)]) -> Result<Self> {
-        let folder = folder.join(format!("agent-bed-{}-{}", std::process::id(), next()));
-        let machine = machine::start(&folder, images)?;
+    pub fn boot_with(folder: &Path, options: &Options) -> Result<Self> {
+        let machine = machine::start(&own_folder(folder), options)?;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let client = {
@@ -166,7 +179,9 @@ impl Bed {
             sandbox: SandboxClient::new(client.clone()),
             containers: ContainersClient::new(client.clone()),
             processes: ProcessesClient::new(client.clone()),
-            stdio: StdioClient::new(client),
+            stdio: StdioClient::new(client.clone()),
+            guest: GuestClient::new(client.clone()),
+            files: FilesClient::new(client),
             hello: machine.hello,
         })
     }

@@ -18,9 +18,9 @@ const AGENT: [&[&str]; 7] = [
     &["boot", "input"],
     &["server"],
     &["supervisor"],
-    &["storage", "cgroup", "container", "stdio"],
+    &["storage", "cgroup", "container", "stdio", "guest", "archive"],
     &["mount", "network", "seccomp"],
-    &["spec", "failure"],
+    &["spec", "failure", "log"],
     &["sys"],
 ];
 /// Where `unsafe` may stand: files, and folders with a slash at the end.

@@ -8,7 +8,7 @@ use std::{
 
 use husk_protocols::{
     handshake::Hello,
-    port::{ANNOUNCE_PORT, HOST_CID, STREAM_PORT},
+    port::{ANNOUNCE_PORT, CONSOLE_PORT, HOST_CID, STREAM_PORT},
 };
 use nix::{
     errno::Errno,
@@ -25,6 +25,9 @@ pub enum AnnounceError {
     /// Streams cannot be received.
     #[error("listen on vsock port {STREAM_PORT}")]
     Listen(#[source] Errno),
+    /// The debug console cannot be offered.
+    #[error("listen on vsock port {CONSOLE_PORT}")]
+    Console(#[source] Errno),
     /// Nobody is there.
     #[error("connect to the host on vsock port {ANNOUNCE_PORT}")]
     Connect(#[source] Errno),
@@ -45,7 +48,7 @@ pub struct Announced {
 pub fn announce() -> Result<Announced, AnnounceError> {
     // First of all: later would say less about the kernel.
     let boot_us = since_boot_us();
-    let listener = vsock_socket().and_then(listening).map_err(AnnounceError::Listen)?;
+    let listener = listening(STREAM_PORT).map_err(AnnounceError::Listen)?;
     let connection = vsock_socket().map_err(AnnounceError::Connect)?;
     connect(connection.as_raw_fd(), &VsockAddr::new(HOST_CID, ANNOUNCE_PORT))
         .map_err(AnnounceError::Connect)?;
@@ -60,8 +63,14 @@ fn vsock_socket() -> Result<OwnedFd, Errno> {
     socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
 }
 
-fn listening(socket: OwnedFd) -> Result<OwnedFd, Errno> {
-    bind(socket.as_raw_fd(), &VsockAddr::new(VMADDR_CID_ANY, STREAM_PORT))?;
+/// Listens for debug consoles.
+pub fn listen_for_consoles() -> Result<OwnedFd, AnnounceError> {
+    listening(CONSOLE_PORT).map_err(AnnounceError::Console)
+}
+
+fn listening(port: u32) -> Result<OwnedFd, Errno> {
+    let socket = vsock_socket()?;
+    bind(socket.as_raw_fd(), &VsockAddr::new(VMADDR_CID_ANY, port))?;
     // As many as the kernel lets wait: a hundred execs at once bring three hundred streams before the
     // agent gets to accept one, and those beyond the backlog would be reset.
     listen(&socket, Backlog::MAXALLOWABLE)?;

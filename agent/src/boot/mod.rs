@@ -1,8 +1,8 @@
 //! From the kernel's start of PID 1 to an agent that serves, and from there to the end of the machine.
 
 mod announce;
-mod log;
 mod mounts;
+mod options;
 mod power;
 
 use std::{io, time::Duration};
@@ -11,12 +11,13 @@ use tokio_vsock::{VsockListener, VsockStream};
 
 use crate::{
     cgroup::{self, CgroupError},
-    failure, network,
-    server::{self, Ending},
+    failure, log, network,
+    server::{self, Console, Ending},
     stdio::Streams,
     supervisor::{Reaper, Supervisor, SupervisorError},
 };
 use announce::{AnnounceError, Announced};
+use options::{OptionError, Options};
 
 /// Threads for what blocks. They end when they have had nothing to do for a while. Enough that many
 /// containers whose devices do not appear leave some for the others.
@@ -41,6 +42,12 @@ pub enum BootError {
     /// Loopback.
     #[error("raise loopback")]
     Loopback(#[source] nix::errno::Errno),
+    /// The kernel's command line.
+    #[error("read the kernel's command line")]
+    CommandLine(#[source] io::Error),
+    /// A wish on it.
+    #[error("the kernel's command line")]
+    Option(#[source] OptionError),
     /// Control groups.
     #[error("set up control groups")]
     Cgroup(#[source] CgroupError),
@@ -62,11 +69,11 @@ pub enum BootError {
 pub fn run() -> ! {
     // The runtime of the language knows nothing of the kernel's log, and the first process has no other
     // place to complain.
-    std::panic::set_hook(Box::new(|panic| log::error(&panic.to_string())));
+    std::panic::set_hook(Box::new(|panic| log::error("panic", &panic.to_string())));
     match boot() {
-        Ok(Ending::Shutdown) => log::info("shut down"),
-        Ok(Ending::HostGone) => log::info("the host has closed the connection"),
-        Err(error) => log::error(&format!("boot: {}", failure::line(&error))),
+        Ok(Ending::Shutdown) => log::info("boot", "shut down"),
+        Ok(Ending::HostGone) => log::info("boot", "the host has closed the connection"),
+        Err(error) => log::error("boot", &failure::line(&error)),
     }
     power::off()
 }
@@ -79,6 +86,8 @@ fn boot() -> Result<Ending, BootError> {
     mounts::hasten_grace_periods();
     mounts::mount_cgroups()?;
     mounts::make_folders()?;
+    let options = Options::read()?;
+    options.apply()?;
     cgroup::set_up_root().map_err(BootError::Cgroup)?;
     network::raise_loopback().map_err(BootError::Loopback)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -88,16 +97,24 @@ fn boot() -> Result<Ending, BootError> {
         .thread_stack_size(THREAD_STACK)
         .build()
         .map_err(BootError::Runtime)?;
-    runtime.block_on(serve(announced))
+    runtime.block_on(serve(announced, &options))
 }
 
-async fn serve(announced: Announced) -> Result<Ending, BootError> {
+async fn serve(announced: Announced, options: &Options) -> Result<Ending, BootError> {
     let reaper = Reaper::new().map_err(BootError::Runtime)?;
     let listener = VsockListener::from(announced.listener);
     let stream = VsockStream::from(announced.connection);
-    let supervisor =
-        Supervisor::start(reaper, Streams::serve(listener)).map_err(BootError::Supervisor)?;
-    let ending = server::serve(stream, supervisor.clone()).await.map_err(BootError::Serve)?;
+    let streams = Streams::serve(listener);
+    let supervisor = Supervisor::start(reaper, streams.clone()).map_err(BootError::Supervisor)?;
+    let console = if options.console { Console::On } else { Console::Off };
+    if console == Console::On {
+        let listener = announce::listen_for_consoles().map_err(BootError::Announce)?;
+        server::serve_consoles(listener.into(), supervisor.clone(), streams.clone());
+    }
+    log::info("boot", "the guest is up");
+    let ending = server::serve(stream, supervisor.clone(), streams, console)
+        .await
+        .map_err(BootError::Serve)?;
     if ending == Ending::HostGone {
         // So that a disk that outlives the machine is whole.
         let _ = tokio::time::timeout(FAREWELL, supervisor.shut_down()).await;

@@ -11,9 +11,7 @@ use nix::{
 
 use super::BootError;
 use crate::{
-    container::ROOT_MOUNT_POINT,
-    storage::SCRATCH_FOLDER,
-    supervisor::{BUNDLES, sandbox},
+    container::ROOT_MOUNT_POINT, guest::FILES_FOLDER, storage::SCRATCH_FOLDER, supervisor::BUNDLES,
 };
 
 const ROOT: &str = "/root";
@@ -105,7 +103,7 @@ pub fn mount_cgroups() -> Result<(), BootError> {
 
 /// What the agent works in.
 pub fn make_folders() -> Result<(), BootError> {
-    ["/run/husk", ROOT_MOUNT_POINT, SCRATCH_FOLDER, sandbox::FILES, BUNDLES]
+    ["/run/husk", ROOT_MOUNT_POINT, SCRATCH_FOLDER, FILES_FOLDER, BUNDLES]
         .into_iter()
         .try_for_each(make)
 }

@@ -208,6 +208,12 @@ impl Cgroup {
         folders
     }
 
+    /// A file of it; nothing when the kernel has none of this name.
+    #[must_use]
+    pub fn read(&self, file: &str) -> Option<String> {
+        fs::read_to_string(self.path.join(file)).ok()
+    }
+
     /// Whether processes are in it or below.
     #[must_use]
     pub fn is_populated(&self) -> bool {

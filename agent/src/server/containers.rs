@@ -16,6 +16,7 @@ use ttrpc::r#async::TtrpcContext;
 use super::{decode, encode, stats};
 use crate::{
     cgroup::Update,
+    log,
     supervisor::{CreateOrder, State, Status, Supervisor, SupervisorError},
 };
 
@@ -52,16 +53,19 @@ impl Containers for Service {
         let order = CreateOrder::read(id, &request.spec, rootfs.as_ref(), tokens, terminal)
             .map_err(SupervisorError::from);
         let pid = encode(self.supervisor.create(encode(order)?).await)?;
+        log::debug("containers", "created", &[("container", &request.id)]);
         Ok(CreateResponse { pid, ..Default::default() })
     }
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<Empty> {
         encode(self.supervisor.run(decode::id(&request.id)?).await)?;
+        log::debug("containers", "started", &[("container", &request.id)]);
         Ok(Empty::default())
     }
 
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> ttrpc::Result<Empty> {
         encode(self.supervisor.delete(decode::id(&request.id)?).await)?;
+        log::debug("containers", "deleted", &[("container", &request.id)]);
         Ok(Empty::default())
     }
 

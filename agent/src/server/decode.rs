@@ -8,6 +8,7 @@ use husk_protocols::{
 };
 
 use crate::{
+    guest::HostFile,
     stdio::Tokens,
     supervisor::{ProcessKey, Rootfs},
 };
@@ -34,6 +35,24 @@ pub fn signal(number: u32) -> ttrpc::Result<i32> {
         .ok()
         .filter(|number| (1..=64).contains(number))
         .ok_or_else(|| invalid(format!("signal {number}: there is no such signal")))
+}
+
+/// Reads the token of a stream that must be there.
+pub fn token(number: u64) -> ttrpc::Result<StreamToken> {
+    StreamToken::new(number).ok_or_else(|| invalid("stream: is missing".to_owned()))
+}
+
+/// Reads a level of the log: syslog(2) has 0 to 7.
+pub fn level(number: u32) -> ttrpc::Result<u8> {
+    u8::try_from(number)
+        .ok()
+        .filter(|level| *level <= 7)
+        .ok_or_else(|| invalid(format!("level {number}: there is no such level")))
+}
+
+/// Reads a file of the host.
+pub fn host_file(file: agent::File) -> HostFile {
+    HostFile { name: file.name, content: file.content, mode: file.mode }
 }
 
 /// Reads the tokens of streams, and whether they are a terminal's.

@@ -2,8 +2,11 @@
 //! here.
 
 mod connection;
+mod console;
 mod containers;
 mod decode;
+mod files;
+mod guest;
 mod processes;
 mod sandbox;
 mod stats;
@@ -19,9 +22,12 @@ use tokio_vsock::VsockStream;
 use ttrpc::r#async::{Server, transport::Listener};
 
 use connection::Connection;
+pub use console::{Console, serve as serve_consoles};
 
 use crate::{
     failure,
+    guest::GuestError,
+    stdio::Streams,
     supervisor::{Supervisor, SupervisorError},
 };
 
@@ -38,19 +44,29 @@ pub enum Ending {
 ///
 /// # Errors
 /// When the server cannot be started.
-pub async fn serve(stream: VsockStream, supervisor: Supervisor) -> Result<Ending, ttrpc::Error> {
+pub async fn serve(
+    stream: VsockStream,
+    supervisor: Supervisor,
+    streams: Streams,
+    console: Console,
+) -> Result<Ending, ttrpc::Error> {
     let gone = Arc::new(Notify::new());
     let shutdown = Arc::new(Notify::new());
     let connection = Connection::new(stream, gone.clone());
     // One connection, ever: the listener yields it and then nothing.
     let only = stream::iter([io::Result::Ok(connection)]).chain(stream::pending());
-    let sandbox = sandbox::Service { supervisor: supervisor.clone(), shutdown: shutdown.clone() };
+    let sandbox =
+        sandbox::Service { supervisor: supervisor.clone(), shutdown: shutdown.clone(), console };
     let containers = containers::Service { supervisor: supervisor.clone() };
     let processes = processes::Service { supervisor: supervisor.clone() };
+    let guest = guest::Service { supervisor: supervisor.clone(), streams: streams.clone() };
+    let files = files::Service { supervisor: supervisor.clone(), streams };
     let stdio = stdio::Service { supervisor };
     let mut server = Server::new()
         .add_listener(Listener::new(only))
         .register_service(agent_ttrpc::create_sandbox(Arc::new(sandbox)))
+        .register_service(agent_ttrpc::create_guest(Arc::new(guest)))
+        .register_service(agent_ttrpc::create_files(Arc::new(files)))
         .register_service(agent_ttrpc::create_containers(Arc::new(containers)))
         .register_service(agent_ttrpc::create_processes(Arc::new(processes)))
         .register_service(agent_ttrpc::create_stdio(Arc::new(stdio)));
@@ -75,4 +91,14 @@ fn refuse(error: &SupervisorError) -> ttrpc::Error {
 /// What a handler answers.
 fn encode<T>(result: Result<T, SupervisorError>) -> ttrpc::Result<T> {
     result.map_err(|error| refuse(&error))
+}
+
+/// Runs what blocks on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, GuestError> + Send + 'static,
+) -> Result<T, SupervisorError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(SupervisorError::Gone),
+    }
 }

@@ -10,10 +10,10 @@ use husk_protocols::{
 use tokio::sync::Notify;
 use ttrpc::r#async::TtrpcContext;
 
-use super::encode;
-use crate::supervisor::{
-    Supervisor, SupervisorError,
-    sandbox::{File, Setup, info, set_up},
+use super::{Console, blocking, decode, encode};
+use crate::{
+    guest::{GuestError, Setup, Sysctl, info, set_up},
+    supervisor::{Supervisor, SupervisorError},
 };
 
 /// How long the host has to close the connection after the answer to `Shutdown`.
@@ -24,25 +24,20 @@ pub struct Service {
     pub supervisor: Supervisor,
     /// Told once everything is down.
     pub shutdown: Arc<Notify>,
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, SupervisorError> + Send + 'static,
-) -> Result<T, SupervisorError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(SupervisorError::Gone))
+    /// Whether it listens.
+    pub console: Console,
 }
 
 #[async_trait]
 impl Sandbox for Service {
     async fn setup(&self, _: &TtrpcContext, request: SetupRequest) -> ttrpc::Result<Empty> {
+        let sysctls = request.sysctls.iter().map(|s| Sysctl::new(&s.name, &s.value)).collect();
+        let sysctls: Result<Vec<_>, GuestError> = sysctls;
         let setup = Setup {
             hostname: request.hostname,
-            files: request
-                .files
-                .into_iter()
-                .map(|file| File { name: file.name, content: file.content, mode: file.mode })
-                .collect(),
+            files: request.files.into_iter().map(decode::host_file).collect(),
             wall_clock: Duration::from_nanos(request.wall_clock_ns),
+            sysctls: encode(sysctls.map_err(SupervisorError::from))?,
         };
         encode(blocking(move || set_up(&setup)).await)?;
         Ok(Empty::default())
@@ -54,7 +49,12 @@ impl Sandbox for Service {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             agent_resident_bytes: info.resident_bytes,
             memory_total_bytes: info.memory_bytes,
-            online_cpus: info.online_cpus,
+            online_cpus: info.cpus.online,
+            present_cpus: info.cpus.present,
+            kernel_release: info.kernel_release,
+            cgroup_controllers: info.cgroup_controllers,
+            uptime_ms: u64::try_from(info.uptime.as_millis()).unwrap_or(u64::MAX),
+            console: self.console == Console::On,
             ..Default::default()
         })
     }

@@ -98,6 +98,21 @@ impl Streams {
         })
     }
 
+    /// Waits for a stream that is nobody's standard stream.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn claim_single(&self, token: StreamToken) -> Result<VsockStream, StreamError> {
+        let claimed = self.claim_one(Some(token)).await?;
+        claimed.ok_or(StreamError::NotOpened(token.get()))
+    }
+
+    /// Puts a stream among those that the host has opened.
+    pub async fn offer(&self, token: StreamToken, stream: VsockStream) {
+        // Without an actor the stream is closed.
+        let _ = self.0.send(Message::Opened(token, stream)).await;
+    }
+
     async fn claim_one(
         &self,
         token: Option<StreamToken>,

@@ -116,6 +116,9 @@ impl Actor {
             Request::Events(after, limit, reply) => {
                 answer(reply, Ok((self.events.since(after, limit), self.events.news())));
             }
+            Request::Hold(id, reply) => {
+                answer(reply, self.present(&id).map(|present| present.assets.clone()));
+            }
             Request::Delete(id, reply) => self.delete(id, reply),
             Request::List(reply) => answer(reply, Ok(self.list())),
             Request::Shutdown(reply) => self.shut_down(reply),

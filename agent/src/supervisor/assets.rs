@@ -1,6 +1,14 @@
 //! What the guest has for a container beside its processes, and how it is given back.
 
-use std::{fs::File, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    os::fd::{BorrowedFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use husk_protocols::id::ContainerId;
 use nix::unistd::Pid;
@@ -28,6 +36,8 @@ pub struct Assets {
     /// Mounts and interfaces stay until the container is given back: a process that ends would take
     /// them apart before its end is told.
     namespaces: Vec<OwnedFd>,
+    /// Whether the container is being deleted.
+    retired: AtomicBool,
 }
 
 /// Runs what blocks on a thread of its own.
@@ -48,7 +58,12 @@ impl Assets {
         blocking(move || {
             let cgroup = Cgroup::create(&cgroup)?;
             match rootfs.map(|plan| Rootfs::mount(&id, &plan)).transpose() {
-                Ok(rootfs) => Ok(Self { cgroup: Arc::new(cgroup), rootfs, namespaces: Vec::new() }),
+                Ok(rootfs) => Ok(Self {
+                    cgroup: Arc::new(cgroup),
+                    rootfs,
+                    namespaces: Vec::new(),
+                    retired: AtomicBool::new(false),
+                }),
                 Err(error) => {
                     // No process was ever in it.
                     let _ = cgroup.try_remove();
@@ -66,12 +81,31 @@ impl Assets {
         self.namespaces = HELD_NAMESPACES.into_iter().filter_map(open).collect();
     }
 
+    /// Its root's mount.
+    ///
+    /// # Errors
+    /// [`SupervisorError::NoRoot`] in a mount namespace that is joined.
+    pub fn root(&self) -> Result<BorrowedFd<'_>> {
+        self.rootfs.as_ref().map(Rootfs::mount_descriptor).ok_or(SupervisorError::NoRoot)
+    }
+
+    /// Tells jobs that hold this that the container goes.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a job is to let go of it.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
     /// Kills what is left in the cgroup and gives both back.
     ///
     /// # Errors
     /// The first failure; both are tried.
     pub async fn release(self) -> Result<()> {
-        let Self { cgroup, rootfs, namespaces } = self;
+        let Self { cgroup, rootfs, namespaces, .. } = self;
         let emptied = remove(cgroup).await;
         let unmounted = blocking(move || {
             // The root is mounted in one of them.

@@ -28,6 +28,7 @@ pub async fn delete(mut present: Box<Present>, desk: &Desk) -> Result<()> {
 
 async fn take_down(present: Box<Present>) -> Result<()> {
     let Present { phase, mut first, assets, mut execs, .. } = *present;
+    assets.retire();
     let cgroup = assets.cgroup.clone();
     blocking(move || cgroup.kill()).await??;
     // The link of one that waits to be started.

@@ -10,9 +10,11 @@ use nix::errno::Errno;
 
 use super::{ProcessKey, State};
 use crate::{
+    archive::ArchiveError,
     cgroup::CgroupError,
     container::{hooks::HookError, link::Failure},
     failure::errno_kind,
+    guest::GuestError,
     spec::SpecError,
     stdio::StreamError,
     storage::StorageError,
@@ -30,6 +32,12 @@ pub enum SupervisorError {
     /// The cgroup.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// The guest itself.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// A copy of files.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// A stdio stream.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -68,6 +76,9 @@ pub enum SupervisorError {
     /// The exec has ended.
     #[error("process not running")]
     ProcessEnded,
+    /// The container has joined the mount namespace of another.
+    #[error("the container has no root of its own: its mount namespace is another's")]
+    NoRoot,
     /// The process has no terminal.
     #[error("the process has no terminal")]
     NoTerminal,
@@ -116,6 +127,8 @@ impl SupervisorError {
             Self::Spec(error) => error.kind(),
             Self::Storage(error) => error.kind(),
             Self::Cgroup(error) => error.kind(),
+            Self::Guest(error) => error.kind(),
+            Self::Archive(error) => error.kind(),
             Self::Stage(failure) => failure.kind,
             Self::Hook(error) => error.kind(),
             Self::Stream(_) | Self::Listener { .. } => ErrorKind::Invalid,
@@ -126,6 +139,7 @@ impl SupervisorError {
             | Self::NotRunning
             | Self::ProcessEnded
             | Self::NoTerminal
+            | Self::NoRoot
             | Self::Gone => ErrorKind::WrongState,
             Self::Step { source, .. } => source.raw_os_error().map_or(ErrorKind::Internal, |raw| {
                 match Errno::from_raw(raw) {

@@ -18,24 +18,28 @@ mod desk;
 mod error;
 pub mod events;
 mod exec;
+mod files;
 mod grants;
 mod hooks;
 mod isolation;
 pub mod life;
 mod listener;
+mod metrics;
 mod order;
 mod process;
 mod reaper;
-pub mod sandbox;
 mod stage;
 mod table;
 mod target;
 mod witness;
 
+use std::sync::Arc;
+
 use husk_protocols::id::{ContainerId, ExecId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use error::SupervisorError;
+pub use files::{Copied, Owner};
 pub use hooks::BUNDLES;
 pub use order::{CreateOrder, ExecOrder, Rootfs};
 pub use process::Outcome;
@@ -43,6 +47,7 @@ pub use reaper::Reaper;
 pub use table::State;
 
 use crate::{stdio::Streams, sys::terminal::WindowSize};
+use assets::Assets;
 use process::Done;
 use target::Target;
 
@@ -93,6 +98,7 @@ enum Request {
     Freeze(ContainerId, bool, Reply<()>),
     Updated(ContainerId, Reply<()>),
     Events(u64, usize, Reply<(events::Batch, watch::Receiver<u64>)>),
+    Hold(ContainerId, Reply<Arc<Assets>>),
     Delete(ContainerId, Reply<()>),
     List(Reply<Vec<Status>>),
     Shutdown(Reply<()>),
@@ -115,6 +121,7 @@ impl Supervisor {
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T> {
+        metrics::count_request();
         let (reply, answer) = oneshot::channel();
         // A request that nobody takes drops its reply, which is the answer then.
         let _ = self.0.send(request(reply)).await;
@@ -184,6 +191,11 @@ impl Supervisor {
     /// A container that is alive, for a job that works on it without the actor.
     async fn reach(&self, id: ContainerId) -> Result<Target> {
         self.ask(|reply| Request::Reach(id, reply)).await
+    }
+
+    /// What a container has, in whichever state it is.
+    async fn hold(&self, id: ContainerId) -> Result<Arc<Assets>> {
+        self.ask(|reply| Request::Hold(id, reply)).await
     }
 
     /// Removes all of a container that does not run.

@@ -1,6 +1,7 @@
 //! The kernel's calls that no safe package wraps, one file per subject. The only room with
 //! `unsafe`; no policy lives here.
 
+pub mod attribute;
 pub mod bpf;
 pub mod capability;
 pub mod descriptor;
@@ -9,6 +10,7 @@ pub mod mount;
 pub mod namespace;
 pub mod network;
 pub mod process;
+pub mod random;
 pub mod scheduling;
 pub mod seccomp;
 pub mod spawn;

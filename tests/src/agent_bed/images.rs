@@ -20,11 +20,11 @@ pub const DISK: &str = "disk";
 pub(super) const BUSYBOX: &str = "/bin/busybox";
 const DISK_BYTES: u64 = 32 << 20;
 /// Applets that cases use by name.
-const APPLETS: [&str; 39] = [
+const APPLETS: [&str; 43] = [
     "sh", "cat", "echo", "id", "ls", "sleep", "true", "hostname", "mount", "umount", "stat", "env",
     "pwd", "ps", "kill", "test", "touch", "readlink", "grep", "head", "dd", "mkdir", "wc",
     "md5sum", "tty", "stty", "ip", "nproc", "seq", "tr", "cut", "sort", "date", "dmesg", "mknod",
-    "taskset", "rmdir", "ping", "find",
+    "taskset", "rmdir", "ping", "find", "mkfifo", "ln", "chmod", "rm",
 ];
 
 fn run(command: &mut Command) -> Result<()> {

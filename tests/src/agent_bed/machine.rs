@@ -29,11 +29,29 @@ use super::images;
 const BOOT_DEADLINE: Duration = Duration::from_secs(60);
 const MEMORY_MIB: u32 = 384;
 
+/// How a VM differs from others.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Processors.
+    pub vcpus: u32,
+    /// For the kernel's command line.
+    pub kernel_args: Vec<String>,
+    /// Further EROFS images: serial and file.
+    pub images: Vec<(&'static str, PathBuf)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { vcpus: 1, kernel_args: Vec::new(), images: Vec::new() }
+    }
+}
+
 /// A guest that is up.
 pub struct Machine {
     pub vsock: VsockHandle,
     pub connection: UnixStream,
     pub hello: Hello,
+    pub console_log: PathBuf,
     pub life: Life,
 }
 
@@ -77,16 +95,16 @@ fn guest_file(variable: &str, name: &str) -> Result<PathBuf> {
     if path.is_file() { Ok(path) } else { bail!("no {} (make build)", path.display()) }
 }
 
-/// Boots. Everything the VM needs is written to `folder`, but for further images: serial and file.
-pub fn start(folder: &Path, images: &[(&str, PathBuf)]) -> Result<Machine> {
+/// Boots. Everything the VM needs is written to `folder`.
+pub fn start(folder: &Path, options: &Options) -> Result<Machine> {
     fs::create_dir_all(folder)?;
     let config = VmConfig {
         kernel: guest_file("HUSK_TEST_KERNEL", "vmlinux")?,
         initramfs: guest_file("HUSK_TEST_INITRAMFS", "initramfs.cpio")?,
-        kernel_args: vec![],
-        vcpus: 1,
+        kernel_args: options.kernel_args.clone(),
+        vcpus: options.vcpus,
         memory_mib: MEMORY_MIB,
-        disks: disks(folder, images)?,
+        disks: disks(folder, &options.images)?,
         guest_cid: GUEST_CID,
         host_cid: HOST_CID,
         console_log: folder.join("console.log"),
@@ -102,7 +120,7 @@ pub fn start(folder: &Path, images: &[(&str, PathBuf)]) -> Result<Machine> {
         let expected = Arc::new(AtomicBool::new(false));
         let plug = Arc::new(AtomicBool::new(false));
         let life = Life { ended, expected: expected.clone(), plug: plug.clone() };
-        if sender.send(greet(&mut *vm, life)).is_ok() {
+        if sender.send(greet(&mut *vm, &config, life)).is_ok() {
             keep(&mut *vm, &tell, &expected, &plug);
         }
     })?;
@@ -112,7 +130,7 @@ pub fn start(folder: &Path, images: &[(&str, PathBuf)]) -> Result<Machine> {
     machine
 }
 
-fn disks(folder: &Path, images: &[(&str, PathBuf)]) -> Result<Vec<Disk>> {
+fn disks(folder: &Path, images: &[(&'static str, PathBuf)]) -> Result<Vec<Disk>> {
     let disk = |serial: &str, path: PathBuf, read_only| Disk {
         serial: serial.to_owned(),
         path,
@@ -133,7 +151,7 @@ fn start_vm(config: &VmConfig) -> Result<Box<dyn Vm>> {
     Ok(hypervisor.start(config)?)
 }
 
-fn greet(vm: &mut dyn Vm, life: Life) -> Result<Machine> {
+fn greet(vm: &mut dyn Vm, config: &VmConfig, life: Life) -> Result<Machine> {
     let vsock = vm.vsock().clone();
     let listener = vsock.listen(ANNOUNCE_PORT, 1)?;
     let connection = match listener.accept(BOOT_DEADLINE) {
@@ -145,7 +163,7 @@ fn greet(vm: &mut dyn Vm, life: Life) -> Result<Machine> {
     };
     let hello = Hello::read_from(&connection).context("read the agent's hello")?;
     connection.set_nonblocking(true)?;
-    Ok(Machine { vsock, connection, hello, life })
+    Ok(Machine { vsock, connection, hello, console_log: config.console_log.clone(), life })
 }
 
 /// Holds the VM for as long as the process lives. When it ends before, shows the console, and tells

@@ -156,7 +156,7 @@ fn bind_of_dev_brings_every_device_of_the_guest() {
     let bed = bed_or_skip!();
     let script = "for d in vda vdb null zero kmsg; do test -e /dev/$d && echo $d; done; \
                   head -c 1024 /dev/vda | wc -c; test -c /dev/pts/ptmx && echo ptmx";
-    let container = bind_of_dev(script);
+    let container = bind_of_dev(script).with("/linux/resources", every_device());
     assert_eq!(output(bed, &container), "vda\nvdb\nnull\nzero\nkmsg\n1024\nptmx\n");
 }
 
@@ -172,9 +172,15 @@ fn device_of_the_guest_can_be_listed_alone() {
     }]);
     let said = output(
         bed,
-        &with_devices("head -c 512 /dev/disk | wc -c; stat -c '%a %F' /dev/disk", devices),
+        &with_devices("head -c 512 /dev/disk | wc -c; stat -c '%a %F' /dev/disk", devices)
+            .with("/linux/resources", every_device()),
     );
     assert_eq!(said, "512\n400 block special file\n");
+}
+
+/// What opens devices that no container has by default.
+fn every_device() -> Value {
+    json!({"devices": [{"allow": true, "access": "rwm"}]})
 }
 
 fn guest_device(bed: &Bed, name: &str) -> String {

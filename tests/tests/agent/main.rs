@@ -16,13 +16,17 @@ mod cgroup;
 mod device_rules;
 mod devices;
 mod events;
+mod files;
 mod filesystem;
+mod guest;
 mod harness;
 mod hook_failures;
 mod hooks;
 mod hostile;
 
 mod life;
+mod logs;
+mod metrics;
 mod mounts;
 mod namespaces;
 mod namespaces_pid;
@@ -34,6 +38,7 @@ mod pause;
 mod privileges;
 mod process;
 mod resources;
+mod robustness;
 mod rootfs;
 mod sandbox;
 mod seccomp;
@@ -101,4 +106,27 @@ fn refusal(answer: Answer<Ended>) -> Refusal {
         Ok(ended) => panic!("not refused: {ended:?}"),
         Err(refusal) => refusal,
     }
+}
+
+/// Creates and starts a container with nobody at its streams.
+async fn started(bed: &Bed, container: &Container) -> String {
+    bed.create(container, &Default::default()).await.unwrap();
+    bed.start(&container.id).await.unwrap();
+    container.id.clone()
+}
+
+/// What a command says in a running container.
+async fn said(bed: &Bed, id: &str, script: &str) -> String {
+    let process = husk_tests::agent_bed::process(&["sh", "-c", script]);
+    let ended = bed.run_exec(id, &process).await.unwrap();
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
+    ended.stdout
+}
+
+/// Kills a container and removes all of it.
+async fn removed(bed: &Bed, id: &str) {
+    // One that has ended already.
+    let _ = bed.signal(id, "", 9, true).await;
+    bed.wait(id, "").await.unwrap();
+    bed.delete(id).await.unwrap();
 }

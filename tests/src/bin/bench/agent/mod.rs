@@ -21,7 +21,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
-use husk_tests::agent_bed::{Answer, Bed, Container, Refusal, Stdio, process};
+use husk_tests::agent_bed::{Answer, Bed, Container, Options, Refusal, Stdio, process};
 
 use self::rival::{Arena, RIVALS};
 use super::report::{Report, median, ratio};
@@ -37,7 +37,10 @@ const TRUE: &str = "/bin/true";
 pub fn against_runtimes(rounds: usize, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let image = rival::image(folder.path())?;
-    let bed = Bed::boot_with_images(folder.path(), &[(rival::IMAGE, image)])?;
+    let bed = Bed::boot_with(
+        folder.path(),
+        &Options { images: vec![(rival::IMAGE, image)], ..Options::default() },
+    )?;
     report.add("agent, resident after its start", resident(&bed)?, "MiB", Some(6.0));
     let arena = Arena::open(&bed)?;
     let sleeper = Sleeper::start(&bed)?;
