@@ -17,6 +17,7 @@ mod table;
 mod template;
 mod values;
 mod version;
+mod wishes;
 
 use std::io::Write;
 use std::process::ExitCode;

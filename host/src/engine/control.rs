@@ -67,6 +67,8 @@ pub struct Exec {
     pub process: Process,
     /// Streams wanted; none for `exec -d`.
     pub attach: Option<Attach>,
+    /// With every capability.
+    pub privileged: bool,
 }
 
 /// From the monitor.

@@ -6,6 +6,9 @@
 mod attach;
 mod exec;
 mod failures;
+mod flags_limits;
+mod flags_security;
+mod flags_surroundings;
 mod hostile;
 mod image_content;
 mod images;

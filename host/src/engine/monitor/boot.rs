@@ -48,14 +48,9 @@ pub struct Booted {
     pub announced: Instant,
 }
 
-/// vCPUs for a container: enough for its quota, one without.
-fn vcpus(resources: Resources) -> u32 {
-    u32::try_from(resources.milli_cpus.div_ceil(1000).max(1)).unwrap_or(u32::MAX)
-}
-
 /// Memory of the VM: the workload's, and the guest's own on top, of which page structures are a
 /// sixty-fourth.
-fn memory_mib(resources: Resources) -> u32 {
+fn memory_mib(resources: &Resources) -> u32 {
     let workload = match resources.memory_bytes {
         0 => DEFAULT_MEMORY_MIB,
         bytes => bytes.div_ceil(MIB),
@@ -83,8 +78,8 @@ fn vm_config(container: &Container, guest: GuestImage) -> VmConfig {
         kernel: guest.kernel,
         initramfs: guest.initramfs,
         kernel_args: Vec::new(),
-        vcpus: vcpus(config.resources),
-        memory_mib: memory_mib(config.resources),
+        vcpus: config.resources.useful_cpus(),
+        memory_mib: memory_mib(&config.resources),
         disks: vec![image, layer],
         guest_cid: GUEST_CID,
         host_cid: HOST_CID,
@@ -183,9 +178,7 @@ mod tests {
 
     #[test]
     fn vm_is_larger_than_its_workload() {
-        let resources = Resources { memory_bytes: 256 * MIB, milli_cpus: 1500 };
-        assert_eq!(memory_mib(resources), 256 + 96 + 8);
-        assert_eq!(vcpus(resources), 2);
-        assert_eq!(vcpus(Resources::default()), 1);
+        let resources = Resources { memory_bytes: 256 * MIB, ..Resources::default() };
+        assert_eq!(memory_mib(&resources), 256 + 96 + 8);
     }
 }

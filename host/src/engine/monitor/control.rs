@@ -345,9 +345,7 @@ async fn run_exec(mut connection: Connection, view: &View, exec: Exec) {
         let error = io::Error::new(io::ErrorKind::NotConnected, "the container is not running");
         return fail(&connection, &error).await;
     };
-    let stdin = exec.attach.is_some_and(|attach| attach.stdin);
-    let window = exec.attach.and_then(|attach| attach.window);
-    let (process, streams) = match sandbox.exec(&exec.process, stdin, window).await {
+    let (process, streams) = match sandbox.exec(&exec).await {
         Ok(started) => started,
         Err(error) => {
             let event = Event::Failed { exit_code: error.exit_code(), message: chain(&error) };

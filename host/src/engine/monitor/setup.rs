@@ -35,7 +35,7 @@ pub async fn set_up(
     let window = attach.and_then(|attach| attach.window);
     let new = NewContainer {
         id: config.id.clone(),
-        spec: spec::container_spec(config, window).to_string().into_bytes(),
+        spec: spec::container_spec(config, window)?.to_string().into_bytes(),
         image_serial: IMAGE_SERIAL.to_owned(),
         disk_serial: DISK_SERIAL.to_owned(),
         streams: tokens,
