@@ -4,8 +4,9 @@
 #   build       build/bin/husk and build/guest/: what a user runs, from where it is
 #   test        every test, end to end too
 #   check       formatting, lints, licences of dependencies
-#   bench       times and sizes, as a table and as JSON
+#   bench       times and sizes, as a table and as JSON    ONLY=host or ONLY=agent
 #   agent-test  the guest agent alone, in a VM of its own    CASE=name
+#   fuzz        what the agent reads from the host, a minute for each target
 #   kernel      the guest kernel (KERNEL_TARBALL=path KERNEL_SHA256=digest for another source)
 #   rootfs      the guest image: kernel, initramfs, manifest
 #   setup       install what is missing
@@ -15,7 +16,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := build
-.PHONY: run build test check bench agent-test kernel rootfs setup clean host agent images inits
+.PHONY: run build test check bench agent-test fuzz kernel rootfs setup clean host agent images inits
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/husk
 # Compiled files live outside the checkout.
@@ -42,13 +43,8 @@ run: build images
 build: host rootfs
 
 test: build images inits
-	@export HUSK_BIN=$(CURDIR)/build/bin/husk HUSK_GUEST_DIR=$(CURDIR)/build/guest \
-	    HUSK_TEST_INITS=$(CURDIR)/build/test-inits; \
-	if cargo nextest --version >/dev/null 2>&1; then \
-	    cargo nextest run --locked --workspace --no-fail-fast; \
-	else \
-	    cargo test --locked --workspace --no-fail-fast; \
-	fi
+	@HUSK_BIN=$(CURDIR)/build/bin/husk HUSK_GUEST_DIR=$(CURDIR)/build/guest \
+	    HUSK_TEST_INITS=$(CURDIR)/build/test-inits scripts/test
 
 check: setup
 	cargo fmt --all --check
@@ -56,11 +52,16 @@ check: setup
 	@scripts/check-dependencies
 
 bench: build images inits
+	@scripts/setup --bench
+	HUSK_TEST_INITS=$(CURDIR)/build/test-inits \
 	cargo run --locked --release -p husk-tests --bin bench -- \
-	    --inits build/test-inits --json build/bench.json
+	    --inits build/test-inits --json build/bench.json $(if $(ONLY),--only $(ONLY))
 
 agent-test: rootfs inits
 	HUSK_TEST_INITS=$(CURDIR)/build/test-inits cargo test --locked -p husk-tests --test agent $(CASE)
+
+fuzz: setup
+	@scripts/fuzz
 
 kernel: setup
 	@kernel-config/build

@@ -109,5 +109,37 @@ mod tests {
                 prop_assert!(parts.next().is_none());
             }
         }
+
+        #[test]
+        fn every_id_of_the_allowed_shape_is_accepted(text in "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}") {
+            let id: ContainerId = text.parse().unwrap();
+            prop_assert_eq!(id.to_string(), text.clone());
+            // By every door the same.
+            prop_assert_eq!(&ContainerId::try_from(text.clone()).unwrap(), &id);
+            prop_assert_eq!(String::from(id), text);
+        }
+
+        #[test]
+        fn one_byte_that_is_not_allowed_spoils_an_id(
+            before in "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,40}",
+            byte in "[^a-zA-Z0-9_.-]",
+            after in "[a-zA-Z0-9_.-]{0,40}",
+        ) {
+            let text = format!("{before}{byte}{after}");
+            prop_assert_eq!(text.parse::<ExecId>(), Err(IdError::Character(text)));
+        }
+
+        #[test]
+        fn length_decides_at_the_limit(length in MAX_ID_LEN - 2..MAX_ID_LEN + 3) {
+            let text = "x".repeat(length);
+            prop_assert_eq!(text.parse::<ExecId>().is_ok(), length <= MAX_ID_LEN);
+        }
+
+        #[test]
+        fn refusal_of_a_long_text_is_short(text in ".{200,2000}") {
+            let refused = text.parse::<ContainerId>().unwrap_err();
+            // Escaped, a character takes up to ten.
+            prop_assert!(refused.to_string().len() < 100 + 10 * MAX_ID_LEN);
+        }
     }
 }

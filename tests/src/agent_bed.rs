@@ -3,11 +3,11 @@
 //! all cases of a test process.
 
 mod container;
-mod images;
+pub mod images;
 mod machine;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -44,6 +44,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub struct Bed {
     runtime: Runtime,
     vsock: VsockHandle,
+    life: machine::Life,
     sandbox: SandboxClient,
     containers: ContainersClient,
     processes: ProcessesClient,
@@ -137,8 +138,16 @@ impl Bed {
     /// # Errors
     /// When the guest does not come up, with the end of its console.
     pub fn boot(folder: &Path) -> Result<Self> {
+        Self::boot_with(folder, &[])
+    }
+
+    /// The same, with further EROFS images: serial and file.
+    ///
+    /// # Errors
+    /// As [`Self::boot`].
+    pub fn boot_with(folder: &Path, images: &[(&str, PathBuf)]) -> Result<Self> {
         let folder = folder.join(format!("agent-bed-{}-{}", std::process::id(), next()));
-        let machine = machine::start(&folder)?;
+        let machine = machine::start(&folder, images)?;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let client = {
@@ -148,6 +157,7 @@ impl Bed {
         Ok(Self {
             runtime,
             vsock: machine.vsock,
+            life: machine.life,
             sandbox: SandboxClient::new(client.clone()),
             containers: ContainersClient::new(client.clone()),
             processes: ProcessesClient::new(client.clone()),
@@ -157,8 +167,17 @@ impl Bed {
     }
 
     /// Runs a future of this bed's.
+    ///
+    /// # Panics
+    /// When the VM has ended or ends meanwhile: no case waits for the answers of a dead guest.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(future)
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                value = future => value,
+                status = self.life.surprise() => panic!("the VM has ended with {status}: see its console"),
+            }
+        })
     }
 
     /// Opens a stream to the agent under a new token.
@@ -349,6 +368,7 @@ impl Bed {
     /// # Errors
     /// The agent's refusal.
     pub async fn shut_down(&self) -> Answer<()> {
+        self.life.expect_end();
         self.sandbox.shutdown(deadline(), &agent::Empty::default()).await?;
         Ok(())
     }

@@ -15,7 +15,7 @@ const HOST: [&[&str]; 4] =
     [&["cli"], &["engine"], &["image", "hypervisor", "guest", "storage"], &["sys"]];
 /// Rooms of the agent.
 const AGENT: [&[&str]; 7] = [
-    &["boot"],
+    &["boot", "input"],
     &["server"],
     &["supervisor"],
     &["storage", "cgroup", "container", "stdio"],
@@ -163,7 +163,8 @@ fn use_against_the_arrows_would_be_found() {
 
 #[test]
 fn every_file_says_what_it_is_for() {
-    for folder in CRATES.iter().copied().chain(["tests/tests"]) {
+    let more = ["tests/tests", "tests/fuzz/targets", "agent/tests"];
+    for folder in CRATES.iter().copied().chain(more) {
         for (path, text) in sources(folder) {
             assert!(text.starts_with("//! "), "{path} does not begin with its purpose");
         }

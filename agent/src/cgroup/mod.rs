@@ -1,26 +1,33 @@
 //! One cgroup v2 folder for each container. Written by hand: the packages for it speak to systemd and
 //! to cgroup v1 too, and would be a third of the agent.
 
+mod block;
+mod devices;
+mod folder;
+mod program;
 mod resources;
+mod settings;
+pub mod stats;
+mod update;
+mod watch;
 
-use std::{
-    fs, io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::{Path, PathBuf},
-};
+use std::{fs, io, os::fd::OwnedFd, path::Path};
 
 use husk_protocols::{error::ErrorKind, id::ContainerId};
 use nix::{
-    errno::Errno,
     fcntl::{OFlag, open},
-    sys::{signal::kill, stat::Mode},
+    sys::stat::Mode,
     unistd::Pid,
 };
 use oci_spec::runtime::Linux;
 
-pub use resources::Setting;
+pub use folder::Cgroup;
+pub use update::Update;
+pub use watch::Watched;
 
 use crate::spec::SpecError;
+use devices::Rules;
+use resources::Limits;
 
 /// Where the tree is mounted.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -42,6 +49,35 @@ pub enum CgroupError {
         file: String,
         /// The kernel's configuration option.
         option: &'static str,
+    },
+    /// The kernel has the controller, and it has no such file.
+    #[error("linux.resources: the guest kernel's cgroups have no file {0}")]
+    NoFile(String),
+    /// The processor or the kernel has no pages of this size.
+    #[error("linux.resources.hugepageLimits: the guest has no huge pages of {0}")]
+    NoPageSize(String),
+    /// Device rules cannot be enforced.
+    #[error("linux.resources.devices: the guest kernel cannot filter devices ({option})")]
+    NoDeviceFilter {
+        /// The kernel's configuration option.
+        option: &'static str,
+    },
+    /// `checkBeforeUpdate`.
+    #[error("linux.resources.memory.limit: {limit} bytes are below the {used} in use")]
+    MemoryInUse {
+        /// What was asked for.
+        limit: u64,
+        /// What there is.
+        used: u64,
+    },
+    /// An update that failed half-way.
+    #[error("{files} keep new values")]
+    Kept {
+        /// Which files.
+        files: String,
+        /// Why it failed.
+        #[source]
+        source: Box<CgroupError>,
     },
     /// The kernel refused a value.
     #[error("set {file} to {value}")]
@@ -72,8 +108,12 @@ impl CgroupError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Taken(_) | Self::Value { .. } => ErrorKind::Invalid,
-            Self::NoController { .. } => ErrorKind::Unsupported,
+            Self::Taken(_) | Self::Value { .. } | Self::MemoryInUse { .. } => ErrorKind::Invalid,
+            Self::NoController { .. }
+            | Self::NoFile(_)
+            | Self::NoPageSize(_)
+            | Self::NoDeviceFilter { .. } => ErrorKind::Unsupported,
+            Self::Kept { source, .. } => source.kind(),
             Self::Operation { .. } => ErrorKind::Internal,
         }
     }
@@ -84,7 +124,8 @@ impl CgroupError {
 pub struct CgroupPlan {
     /// Below the root cgroup, without a slash at the start.
     pub path: String,
-    settings: Vec<Setting>,
+    limits: Limits,
+    devices: Rules,
 }
 
 impl CgroupPlan {
@@ -100,7 +141,12 @@ impl CgroupPlan {
                 Some(path) => relative(path)?,
                 None => format!("{DEFAULT_PARENT}/{id}"),
             },
-            settings: resources.map(resources::settings).transpose()?.unwrap_or_default(),
+            limits: resources.map(Limits::read).transpose()?.unwrap_or_default(),
+            devices: resources
+                .and_then(|resources| resources.devices().as_deref())
+                .map(Rules::read)
+                .transpose()?
+                .unwrap_or_default(),
         })
     }
 }
@@ -111,6 +157,7 @@ fn relative(path: &Path) -> Result<String, SpecError> {
         let shown: String = path.to_string_lossy().chars().take(80).collect();
         SpecError::invalid("linux.cgroupsPath", format!("{shown:?} is no path below the root"))
     };
+    refuse_systemd(path)?;
     let mut parts = Vec::new();
     for component in path.components() {
         match component {
@@ -125,6 +172,17 @@ fn relative(path: &Path) -> Result<String, SpecError> {
     if parts.is_empty() || parts.len() > MAX_DEPTH { Err(invalid()) } else { Ok(parts.join("/")) }
 }
 
+/// `slice:prefix:name` asks systemd for a unit.
+fn refuse_systemd(path: &Path) -> Result<(), SpecError> {
+    let text = path.to_string_lossy();
+    if text.contains('/') || text.split(':').count() != 3 {
+        return Ok(());
+    }
+    let shown: String = text.chars().take(80).collect();
+    let reason = format!("{shown:?} is systemd's form, and the guest has no systemd: name a path");
+    Err(SpecError::invalid("linux.cgroupsPath", reason))
+}
+
 /// Enables all controllers for the root's children and makes the default parent.
 ///
 /// # Errors
@@ -133,6 +191,12 @@ pub fn set_up_root() -> Result<(), CgroupError> {
     let root = Path::new(ROOT);
     enable_controllers(root)?;
     make_parent(&root.join(DEFAULT_PARENT))
+}
+
+/// A container that may write to its cgroups nests them no deeper than they can be removed.
+fn limit_depth(folder: &Path) -> Result<(), CgroupError> {
+    fs::write(folder.join("cgroup.max.depth"), MAX_DEPTH.to_string())
+        .map_err(operation("limit the depth of", folder))
 }
 
 fn operation(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
@@ -151,157 +215,14 @@ fn enable_controllers(folder: &Path) -> Result<(), CgroupError> {
 /// Makes a folder that will have children, unless it is there.
 fn make_parent(folder: &Path) -> Result<(), CgroupError> {
     match fs::create_dir(folder) {
-        Ok(()) => enable_controllers(folder),
+        Ok(()) => {
+            if folder.parent() == Some(Path::new(ROOT)) {
+                limit_depth(folder)?;
+            }
+            enable_controllers(folder)
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(operation("make", folder)(error)),
-    }
-}
-
-/// A container's cgroup.
-#[derive(Debug)]
-pub struct Cgroup {
-    path: PathBuf,
-    folder: OwnedFd,
-}
-
-impl Cgroup {
-    /// Makes it with its limits in force.
-    ///
-    /// # Errors
-    /// [`CgroupError`]; nothing is left.
-    pub fn create(plan: &CgroupPlan) -> Result<Self, CgroupError> {
-        let path = Path::new(ROOT).join(&plan.path);
-        if let Some(parent) = Path::new(&plan.path).parent() {
-            let mut reached = PathBuf::from(ROOT);
-            for part in parent.components() {
-                reached.push(part);
-                make_parent(&reached)?;
-            }
-        }
-        match fs::create_dir(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(CgroupError::Taken(plan.path.clone()));
-            }
-            Err(error) => return Err(operation("make", &path)(error)),
-        }
-        Self::fill(&path, plan).inspect_err(|_| {
-            // Nothing is in it yet.
-            let _ = fs::remove_dir(&path);
-        })
-    }
-
-    fn fill(path: &Path, plan: &CgroupPlan) -> Result<Self, CgroupError> {
-        for (file, value) in &plan.settings {
-            write_setting(path, file, value)?;
-        }
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let folder = open(path, flags, Mode::empty())
-            .map_err(|errno| operation("open", path)(errno.into()))?;
-        Ok(Self { path: path.to_owned(), folder })
-    }
-
-    /// The folder, for clone3(2).
-    #[must_use]
-    pub fn folder(&self) -> BorrowedFd<'_> {
-        self.folder.as_fd()
-    }
-
-    /// Its path, for messages.
-    #[must_use]
-    pub fn path(&self) -> String {
-        self.path.display().to_string()
-    }
-
-    /// Kills every process in it and below.
-    ///
-    /// # Errors
-    /// [`CgroupError::Operation`].
-    pub fn kill(&self) -> Result<(), CgroupError> {
-        fs::write(self.path.join("cgroup.kill"), "1").map_err(operation("kill", &self.path))
-    }
-
-    /// Sends a signal to every process in it and below.
-    ///
-    /// # Errors
-    /// [`CgroupError::Operation`].
-    pub fn signal(&self, signal: i32) -> Result<(), CgroupError> {
-        let signal = nix::sys::signal::Signal::try_from(signal)
-            .map_err(|errno| operation("signal", &self.path)(errno.into()))?;
-        for folder in self.folders() {
-            let pids = match fs::read_to_string(folder.join("cgroup.procs")) {
-                Ok(pids) => pids,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(operation("read", &folder)(error)),
-            };
-            for pid in pids.lines().filter_map(|pid| pid.parse().ok()) {
-                match kill(Pid::from_raw(pid), signal) {
-                    // It has ended meanwhile.
-                    Ok(()) | Err(Errno::ESRCH) => {}
-                    Err(errno) => return Err(operation("signal", &folder)(errno.into())),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The folder and all below it, parents first.
-    fn folders(&self) -> Vec<PathBuf> {
-        let mut folders = vec![self.path.clone()];
-        let mut next = 0;
-        while let Some(folder) = folders.get(next).cloned() {
-            next += 1;
-            let depth = folder.components().count() - self.path.components().count();
-            if depth >= MAX_DEPTH {
-                continue;
-            }
-            let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
-            folders.extend(
-                entries
-                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                    .map(|entry| entry.path()),
-            );
-        }
-        folders
-    }
-
-    /// How many processes of it the kernel has killed for want of memory.
-    #[must_use]
-    pub fn oom_kills(&self) -> u64 {
-        fs::read_to_string(self.path.join("memory.events"))
-            .ok()
-            .and_then(|events| {
-                let line = events.lines().find_map(|line| line.strip_prefix("oom_kill "))?;
-                line.trim().parse().ok()
-            })
-            .unwrap_or_default()
-    }
-
-    /// Removes it and what the container made below it. `false` while processes are in it.
-    ///
-    /// # Errors
-    /// [`CgroupError::Operation`].
-    pub fn try_remove(&self) -> Result<bool, CgroupError> {
-        for folder in self.folders().iter().rev() {
-            match fs::remove_dir(folder) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(false),
-                Err(error) => return Err(operation("remove", folder)(error)),
-            }
-        }
-        self.remove_empty_parents();
-        Ok(true)
-    }
-
-    /// Those that were made for this path, and hold nothing else now.
-    fn remove_empty_parents(&self) {
-        let kept = [Path::new(ROOT), &Path::new(ROOT).join(DEFAULT_PARENT)];
-        for parent in self.path.ancestors().skip(1) {
-            if kept.contains(&parent) || fs::remove_dir(parent).is_err() {
-                return;
-            }
-        }
     }
 }
 
@@ -316,40 +237,6 @@ pub fn folder_of(pid: Pid) -> io::Result<OwnedFd> {
     Ok(open(&path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
-fn write_setting(folder: &Path, file: &str, value: &str) -> Result<(), CgroupError> {
-    let write = || {
-        use std::io::Write;
-        fs::OpenOptions::new().write(true).open(folder.join(file))?.write_all(value.as_bytes())
-    };
-    match write() {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match kernel_option(file) {
-            // A guest without swap keeps every limit of it.
-            "CONFIG_SWAP" => Ok(()),
-            option => Err(CgroupError::NoController { file: file.to_owned(), option }),
-        },
-        Err(source) => {
-            Err(CgroupError::Value { file: file.to_owned(), value: value.to_owned(), source })
-        }
-    }
-}
-
-fn kernel_option(file: &str) -> &'static str {
-    match file {
-        "memory.swap.max" => "CONFIG_SWAP",
-        "cpu.max" | "cpu.max.burst" => "CONFIG_CFS_BANDWIDTH",
-        _ => match file.split('.').next() {
-            Some("memory") => "CONFIG_MEMCG",
-            Some("cpu") => "CONFIG_FAIR_GROUP_SCHED",
-            Some("cpuset") => "CONFIG_CPUSETS",
-            Some("pids") => "CONFIG_CGROUP_PIDS",
-            Some("io") => "CONFIG_BLK_CGROUP",
-            Some("hugetlb") => "CONFIG_CGROUP_HUGETLB",
-            _ => "CONFIG_CGROUPS",
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -361,6 +248,13 @@ mod tests {
         for path in ["/", "/../x", "a/../../b", "", "/a\0"] {
             assert!(relative(Path::new(path)).is_err(), "{path:?}");
         }
+    }
+
+    #[test]
+    fn form_of_systemd_is_told_apart() {
+        let error = relative(Path::new("system.slice:docker:abc")).unwrap_err();
+        assert!(error.to_string().contains("systemd"), "{error}");
+        assert_eq!(relative(Path::new("/a:b:c")).unwrap(), "a:b:c");
     }
 
     #[test]

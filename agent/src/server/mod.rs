@@ -6,7 +6,9 @@ mod containers;
 mod decode;
 mod processes;
 mod sandbox;
+mod stats;
 mod stdio;
+pub mod wire;
 
 use std::{io, sync::Arc};
 

@@ -2,12 +2,15 @@
 
 use async_trait::async_trait;
 use husk_protocols::{
-    agent::{Empty, ExecRequest, ExecResponse, SignalRequest, WaitRequest, WaitResponse},
+    agent::{
+        Empty, ExecRequest, ExecResponse, SignalRequest, TopRequest, TopResponse, WaitRequest,
+        WaitResponse,
+    },
     agent_ttrpc::Processes,
 };
 use ttrpc::r#async::TtrpcContext;
 
-use super::{decode, encode};
+use super::{decode, encode, stats};
 use crate::supervisor::{ExecOrder, Recipients, Supervisor, SupervisorError};
 
 /// The service.
@@ -37,6 +40,12 @@ impl Processes for Service {
         let to = if request.all { Recipients::All } else { Recipients::One };
         encode(self.supervisor.signal(key, signal, to).await)?;
         Ok(Empty::default())
+    }
+
+    async fn top(&self, _: &TtrpcContext, request: TopRequest) -> ttrpc::Result<TopResponse> {
+        let members = encode(self.supervisor.processes(decode::id(&request.container_id)?).await)?;
+        let processes = members.into_iter().map(stats::member).collect();
+        Ok(TopResponse { processes, ..Default::default() })
     }
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {

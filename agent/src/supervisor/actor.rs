@@ -15,11 +15,13 @@ use super::{
     SupervisorError, create,
     delete::{self, delete_all},
     desk::{Desk, Note, SpawnOrder},
+    events::{Events, Happening},
     exec,
     process::{Done, Process, Spawned},
     reaper::ExitCode,
-    table::{Container, Exec, Phase, Present},
+    table::{Container, Exec, Freezer, Phase, Present},
     target::Target,
+    witness::Witness,
 };
 use crate::{
     cgroup,
@@ -40,12 +42,13 @@ struct Awaited {
 
 /// The state.
 pub struct Actor {
-    containers: HashMap<ContainerId, Container>,
+    pub(super) containers: HashMap<ContainerId, Container>,
     children: HashMap<Pid, Awaited>,
     /// The agent's own program, for second stages.
     program: OwnedFd,
     pid_namespace: OwnedFd,
-    desk: Desk,
+    pub(super) desk: Desk,
+    pub(super) events: Events,
     notes: mpsc::UnboundedReceiver<Note>,
     closing: bool,
 }
@@ -55,7 +58,7 @@ fn open(path: &'static str) -> Result<OwnedFd> {
 }
 
 /// Answers a request. One who has stopped waiting misses nothing.
-fn answer<T>(reply: Reply<T>, result: Result<T>) {
+pub(super) fn answer<T>(reply: Reply<T>, result: Result<T>) {
     let _ = reply.send(result);
 }
 
@@ -68,6 +71,7 @@ impl Actor {
             program: open("/proc/self/exe")?,
             pid_namespace: open("/proc/self/ns/pid")?,
             desk: Desk::new(notes, streams),
+            events: Events::default(),
             notes: received,
             closing: false,
         })
@@ -102,6 +106,14 @@ impl Actor {
                 answer(reply, self.process(&key).map(|process| process.controls.close_stdin()));
             }
             Request::Reach(id, reply) => answer(reply, self.reach(&id)),
+            Request::Freeze(id, frozen, reply) => self.freeze(id, frozen, reply),
+            Request::Updated(id, reply) => {
+                self.events.push(id, None, Happening::Updated);
+                answer(reply, Ok(()));
+            }
+            Request::Events(after, limit, reply) => {
+                answer(reply, Ok((self.events.since(after, limit), self.events.news())));
+            }
             Request::Delete(id, reply) => self.delete(id, reply),
             Request::List(reply) => answer(reply, Ok(self.list())),
             Request::Shutdown(reply) => self.shut_down(reply),
@@ -119,11 +131,17 @@ impl Actor {
                     // A stage that has failed is about to end: nobody needs to wait for it.
                     present.phase = if result.is_ok() { Phase::Running } else { Phase::Stopped };
                 }
+                if result.is_ok() {
+                    self.events.push(id, None, Happening::Started);
+                }
                 answer(reply, result);
             }
             Note::Executed(id, exec, result, reply) => self.executed(&id, &exec, result, reply),
+            Note::Frozen(id, frozen, result, reply) => self.frozen(id, frozen, result, reply),
+            Note::Happened(id, exec, happening) => self.events.push(id, exec, happening),
             Note::Deleted(id, result, reply) => {
                 self.containers.remove(&id);
+                self.events.push(id, None, Happening::Deleted);
                 answer(reply, result);
             }
             Note::Destroy(id, reply) => self.destroy(id, reply),
@@ -185,7 +203,7 @@ impl Actor {
         }
     }
 
-    fn present_mut(&mut self, id: &ContainerId) -> Result<&mut Present> {
+    pub(super) fn present_mut(&mut self, id: &ContainerId) -> Result<&mut Present> {
         match self.containers.get_mut(id) {
             Some(Container::Present(present)) => Ok(present),
             Some(container) => {
@@ -229,6 +247,7 @@ impl Actor {
                     present.phase = Phase::Stopped;
                 }
                 let pid = present.first.number();
+                self.events.push(id.clone(), None, Happening::Created);
                 self.containers.insert(id, Container::Present(present));
                 answer(reply, Ok(pid));
             }
@@ -278,6 +297,9 @@ impl Actor {
         if !matches!(present.phase, Phase::Running) {
             return Err(SupervisorError::NotRunning);
         }
+        if present.freezer != Freezer::Thawed {
+            return Err(SupervisorError::WrongState { id: id.clone(), state: State::Paused });
+        }
         if !present.execs.reserve(exec) {
             return Err(SupervisorError::Exists(format!("exec {exec} in {id}")));
         }
@@ -299,7 +321,12 @@ impl Actor {
         reply: Reply<u32>,
     ) {
         let result = match result {
-            Ok(process) => {
+            Ok(mut process) => {
+                let desk = self.desk.clone();
+                let (container, name) = (id.clone(), exec.clone());
+                let done = process.done.clone();
+                process.witness = Some(Witness::of_exec(container, name, done, desk));
+                self.events.push(id.clone(), Some(exec.clone()), Happening::ExecStarted);
                 let (pid, number) = (process.pid, process.number());
                 let alive = self.children.contains_key(&pid);
                 match self.present_mut(id) {
@@ -364,8 +391,10 @@ impl Actor {
 
     fn delete(&mut self, id: ContainerId, reply: Reply<()>) {
         match self.present(&id) {
-            Ok(Present { phase: Phase::Running | Phase::Starting, .. }) => {
-                answer(reply, Err(SupervisorError::WrongState { id, state: State::Running }));
+            Ok(Present { phase: Phase::Running | Phase::Starting, freezer, .. }) => {
+                let paused = *freezer == Freezer::Frozen;
+                let state = if paused { State::Paused } else { State::Running };
+                answer(reply, Err(SupervisorError::WrongState { id, state }));
             }
             Ok(_) => self.destroy(id, reply),
             Err(error) => answer(reply, Err(error)),

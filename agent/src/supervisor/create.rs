@@ -11,7 +11,8 @@ use super::{
     desk::{Desk, Purpose, SpawnOrder, root_handle},
     process::{OomRule, Process, Spawned},
     stage::Stage,
-    table::{Execs, Phase, Present},
+    table::{Execs, Freezer, Phase, Present},
+    witness::Witness,
 };
 use crate::{
     container::{
@@ -81,16 +82,22 @@ impl Job {
         let pumps = match stage.set_up(&order).await {
             Ok(master) => {
                 assets.hold_namespaces(spawned.pid);
-                ours.start(master).map_err(SupervisorError::step("poll the terminal"))
+                assets.cgroup.filter_devices().map_err(SupervisorError::from).and_then(|()| {
+                    ours.start(master).map_err(SupervisorError::step("poll the terminal"))
+                })
             }
             Err(error) => Err(error),
         };
         match pumps {
             Ok((pumps, controls)) => {
                 let cgroup = assets.cgroup.clone();
-                let first = Process::watch(spawned, pumps, controls, cgroup, OomRule::Any);
+                let mut first = Process::watch(spawned, pumps, controls, cgroup, OomRule::Any);
+                let done = first.done.clone();
+                first.witness =
+                    Some(Witness::of_container(self.id, &assets.cgroup, done, self.desk));
                 Ok(Box::new(Present {
                     phase: Phase::Created(stage),
+                    freezer: Freezer::Thawed,
                     first,
                     assets: Arc::new(assets),
                     namespaces: self.namespaces,

@@ -19,13 +19,17 @@ const SHARED_TRIES: u32 = 2500;
 /// # Errors
 /// [`SupervisorError`].
 pub async fn delete(present: Box<Present>) -> Result<()> {
-    let Present { phase, mut first, assets, execs, .. } = *present;
+    let Present { phase, mut first, assets, mut execs, .. } = *present;
     let cgroup = assets.cgroup.clone();
     blocking(move || cgroup.kill()).await??;
     // The link of one that waits to be started.
     drop(phase);
     // Who waits for it gets its outcome first.
-    let _ = timeout(OUTPUT_GRACE, first.done.wait_for(Option::is_some)).await;
+    let told = async {
+        first.witnessed().await;
+        execs.witnessed().await;
+    };
+    let _ = timeout(OUTPUT_GRACE, told).await;
     drop((first, execs));
     release(assets).await
 }

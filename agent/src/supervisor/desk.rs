@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Reply, Result, SupervisorError,
+    events::Happening,
     process::{Process, Spawned},
     table::Present,
 };
@@ -80,6 +81,10 @@ pub enum Note {
     Started(ContainerId, Result<()>, Reply<()>),
     /// A further process runs, or not.
     Executed(ContainerId, ExecId, Result<Process>, Reply<u32>),
+    /// A container was paused (`true`) or resumed, or is as it was.
+    Frozen(ContainerId, bool, Result<()>, Reply<()>),
+    /// For those who ask for events.
+    Happened(ContainerId, Option<ExecId>, Happening),
     /// All of a container is gone, or could not be removed.
     Deleted(ContainerId, Result<()>, Reply<()>),
     /// Remove a container, alive or not.

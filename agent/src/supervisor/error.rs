@@ -52,6 +52,9 @@ pub enum SupervisorError {
         /// Where it is.
         state: State,
     },
+    /// Two who want it to stand, or one who wants it to go on too early.
+    #[error("container {0} is being paused or resumed")]
+    Changing(ContainerId),
     /// Signals go to what runs.
     #[error("container not running")]
     NotRunning,
@@ -102,6 +105,7 @@ impl SupervisorError {
             Self::NoContainer(_) | Self::NoExec(..) => ErrorKind::NotFound,
             Self::Exists(_) => ErrorKind::AlreadyExists,
             Self::WrongState { .. }
+            | Self::Changing(_)
             | Self::NotRunning
             | Self::ProcessEnded
             | Self::NoTerminal

@@ -5,9 +5,9 @@
 //! ```text
 //!             create            start            exit
 //!  (nothing) ------> Creating -> Created ------> Running ------> Stopped
-//!                       |failed     |exit                           |delete
-//!                       v           v                               v
-//!                   (nothing)    Stopped                        (nothing)
+//!                       |failed     |exit               |  ^        |delete
+//!                       v           v             pause v  | resume v
+//!                   (nothing)    Stopped            Paused      (nothing)
 //! ```
 
 mod actor;
@@ -16,7 +16,9 @@ mod create;
 mod delete;
 mod desk;
 mod error;
+pub mod events;
 mod exec;
+pub mod life;
 mod order;
 mod process;
 mod reaper;
@@ -24,9 +26,10 @@ pub mod sandbox;
 mod stage;
 mod table;
 mod target;
+mod witness;
 
 use husk_protocols::id::{ContainerId, ExecId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use error::SupervisorError;
 pub use order::{CreateOrder, ExecOrder, Rootfs};
@@ -82,6 +85,9 @@ enum Request {
     Resize(ProcessKey, WindowSize, Reply<()>),
     CloseStdin(ProcessKey, Reply<()>),
     Reach(ContainerId, Reply<Target>),
+    Freeze(ContainerId, bool, Reply<()>),
+    Updated(ContainerId, Reply<()>),
+    Events(u64, usize, Reply<(events::Batch, watch::Receiver<u64>)>),
     Delete(ContainerId, Reply<()>),
     List(Reply<Vec<Status>>),
     Shutdown(Reply<()>),

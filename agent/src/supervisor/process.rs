@@ -5,7 +5,7 @@ use std::{os::fd::OwnedFd, sync::Arc};
 use nix::unistd::Pid;
 use tokio::sync::{oneshot, watch};
 
-use super::reaper::ExitCode;
+use super::{reaper::ExitCode, witness::Witness};
 use crate::{
     cgroup::Cgroup,
     stdio::{Controls, Pumps},
@@ -45,6 +45,8 @@ pub struct Process {
     pub controls: Controls,
     /// Its end.
     pub done: Done,
+    /// Tells of it.
+    pub witness: Option<Witness>,
 }
 
 /// Which deaths count as for want of memory.
@@ -70,16 +72,28 @@ impl Process {
     ) -> Self {
         let (tell, done) = watch::channel(None);
         let Spawned { pid, pidfd, exit } = spawned;
+        // The container's earlier misfortunes are not this process's.
+        let before = match rule {
+            OomRule::Any => 0,
+            OomRule::Killed => cgroup.oom_kills(),
+        };
         tokio::spawn(async move {
             // A container that is deleted drops the receivers; its streams are closed then.
             tokio::select! {
-                outcome = outcome(exit, pumps, cgroup, rule) => {
+                outcome = outcome(exit, pumps, cgroup, rule, before) => {
                     tell.send_replace(outcome);
                 }
                 () = tell.closed() => {}
             }
         });
-        Self { pid, pidfd, controls, done }
+        Self { pid, pidfd, controls, done, witness: None }
+    }
+
+    /// Waits until its witness has told everything.
+    pub async fn witnessed(&mut self) {
+        if let Some(witness) = self.witness.as_mut().filter(|witness| !witness.is_finished()) {
+            witness.finish().await;
+        }
     }
 
     /// The pid on the wire.
@@ -94,12 +108,13 @@ async fn outcome(
     pumps: Pumps,
     cgroup: Arc<Cgroup>,
     rule: OomRule,
+    before: u64,
 ) -> Option<Outcome> {
     let exit_code = exit.await.ok()?;
     pumps.finish().await;
     let oom_killed = match rule {
         OomRule::Killed if exit_code != KILLED => false,
-        _ => cgroup.oom_kills() > 0,
+        _ => cgroup.oom_kills() > before,
     };
     Some(Outcome { exit_code, oom_killed })
 }

@@ -21,6 +21,8 @@ pub enum State {
     Created,
     /// The user's program runs.
     Running,
+    /// All its processes stand.
+    Paused,
     /// It has ended.
     Stopped,
 }
@@ -30,6 +32,7 @@ impl fmt::Display for State {
         f.write_str(match self {
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
         })
     }
@@ -51,6 +54,8 @@ pub enum Container {
 pub struct Present {
     /// Its first process's life.
     pub phase: Phase,
+    /// Whether its processes stand.
+    pub freezer: Freezer,
     /// The first process.
     pub first: Process,
     /// What the guest has for it.
@@ -74,6 +79,17 @@ pub enum Phase {
     Stopped,
 }
 
+/// Whether all processes of a container stand where they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freezer {
+    /// They run.
+    Thawed,
+    /// A job stops them or lets them go on.
+    Changing,
+    /// They stand.
+    Frozen,
+}
+
 impl Container {
     /// As the host sees it.
     #[must_use]
@@ -83,6 +99,7 @@ impl Container {
             Self::Deleting => State::Stopped,
             Self::Present(present) => match present.phase {
                 Phase::Created(_) | Phase::Starting => State::Created,
+                Phase::Running if present.freezer == Freezer::Frozen => State::Paused,
                 Phase::Running => State::Running,
                 Phase::Stopped => State::Stopped,
             },
@@ -156,6 +173,15 @@ impl Execs {
             Some(process) => self.all.insert(id.clone(), Exec::Running(process)),
             None => self.all.remove(id),
         };
+    }
+
+    /// Waits until all that is known of those that have ended is told.
+    pub async fn witnessed(&mut self) {
+        for exec in self.all.values_mut() {
+            if let Exec::Running(process) | Exec::Ended(process) = exec {
+                process.witnessed().await;
+            }
+        }
     }
 
     /// The exec of this id.

@@ -1,6 +1,7 @@
 //! The kernel's calls that no safe package wraps, one file per subject. The only room with
 //! `unsafe`; no policy lives here.
 
+pub mod bpf;
 pub mod capability;
 pub mod descriptor;
 pub mod mount;

@@ -34,7 +34,11 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-fn populate(root: &Path) -> Result<()> {
+/// What every root of the tests has.
+///
+/// # Errors
+/// When busybox or the probe is not there.
+pub fn populate(root: &Path) -> Result<()> {
     for folder in ["bin", "tmp", "var/data", "masked/folder"] {
         fs::create_dir_all(root.join(folder))?;
     }
@@ -55,12 +59,19 @@ fn populate(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn erofs(root: &Path, image: PathBuf) -> Result<PathBuf> {
+/// An EROFS image of a folder.
+///
+/// # Errors
+/// When mkfs.erofs is not there.
+pub fn erofs(root: &Path, image: PathBuf) -> Result<PathBuf> {
     run(Command::new("mkfs.erofs").arg("--all-root").arg(&image).arg(root))?;
     Ok(image)
 }
 
 /// busybox, a user database, and something to hide.
+///
+/// # Errors
+/// As [`populate`] and [`erofs`].
 pub fn busybox(folder: &Path) -> Result<PathBuf> {
     let root = folder.join("root");
     populate(&root)?;
@@ -75,6 +86,9 @@ pub fn busybox(folder: &Path) -> Result<PathBuf> {
 }
 
 /// Links that lead out, where a careless runtime follows them.
+///
+/// # Errors
+/// As [`populate`] and [`erofs`].
 pub fn hostile(folder: &Path) -> Result<PathBuf> {
     let root = folder.join("hostile");
     populate(&root)?;
@@ -87,6 +101,9 @@ pub fn hostile(folder: &Path) -> Result<PathBuf> {
 }
 
 /// An empty file system.
+///
+/// # Errors
+/// When mke2fs is not there.
 pub fn ext4(folder: &Path) -> Result<PathBuf> {
     let disk = folder.join("disk.ext4");
     fs::File::create(&disk)?.set_len(DISK_BYTES)?;

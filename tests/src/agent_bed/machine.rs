@@ -2,9 +2,14 @@
 
 use std::{
     fs,
+    io::Write as _,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -16,6 +21,7 @@ use husk_protocols::{
     port::{ANNOUNCE_PORT, GUEST_CID, HOST_CID},
 };
 use husk_vmm::vsock::VsockHandle;
+use tokio::sync::watch;
 
 use super::images;
 
@@ -28,6 +34,34 @@ pub struct Machine {
     pub vsock: VsockHandle,
     pub connection: UnixStream,
     pub hello: Hello,
+    pub life: Life,
+}
+
+/// Whether a guest is still there.
+#[derive(Clone)]
+pub struct Life {
+    ended: watch::Receiver<Option<String>>,
+    expected: Arc<AtomicBool>,
+}
+
+impl Life {
+    /// Waits for an end of the VM that nobody has asked for, and says how it came.
+    pub async fn surprise(&self) -> String {
+        let mut ended = self.ended.clone();
+        let status = match ended.wait_for(Option::is_some).await {
+            Ok(status) => status.clone().unwrap_or_default(),
+            Err(_) => "the end of its thread".to_owned(),
+        };
+        if self.expected.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        status
+    }
+
+    /// Its end will be no surprise.
+    pub fn expect_end(&self) {
+        self.expected.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What `make build` has built, or what the environment names instead.
@@ -37,8 +71,8 @@ fn guest_file(variable: &str, name: &str) -> Result<PathBuf> {
     if path.is_file() { Ok(path) } else { bail!("no {} (make build)", path.display()) }
 }
 
-/// Boots. Everything the VM needs is written to `folder`.
-pub fn start(folder: &Path) -> Result<Machine> {
+/// Boots. Everything the VM needs is written to `folder`, but for further images: serial and file.
+pub fn start(folder: &Path, images: &[(&str, PathBuf)]) -> Result<Machine> {
     fs::create_dir_all(folder)?;
     let config = VmConfig {
         kernel: guest_file("HUSK_TEST_KERNEL", "vmlinux")?,
@@ -46,7 +80,7 @@ pub fn start(folder: &Path) -> Result<Machine> {
         kernel_args: vec![],
         vcpus: 1,
         memory_mib: MEMORY_MIB,
-        disks: disks(folder)?,
+        disks: disks(folder, images)?,
         guest_cid: GUEST_CID,
         host_cid: HOST_CID,
         console_log: folder.join("console.log"),
@@ -58,8 +92,11 @@ pub fn start(folder: &Path) -> Result<Machine> {
             Ok(vm) => vm,
             Err(error) => return drop(sender.send(Err(error))),
         };
-        if sender.send(greet(&mut *vm)).is_ok() {
-            keep(&mut *vm);
+        let (tell, ended) = watch::channel(None);
+        let expected = Arc::new(AtomicBool::new(false));
+        let life = Life { ended, expected: expected.clone() };
+        if sender.send(greet(&mut *vm, life)).is_ok() {
+            keep(&mut *vm, &tell, &expected);
         }
     })?;
     let machine = receiver.recv().map_err(|_| anyhow!("the thread of the VM has ended"))?;
@@ -68,18 +105,20 @@ pub fn start(folder: &Path) -> Result<Machine> {
     machine
 }
 
-fn disks(folder: &Path) -> Result<Vec<Disk>> {
+fn disks(folder: &Path, images: &[(&str, PathBuf)]) -> Result<Vec<Disk>> {
     let disk = |serial: &str, path: PathBuf, read_only| Disk {
         serial: serial.to_owned(),
         path,
         read_only,
         disposable: false,
     };
-    Ok(vec![
+    let mut disks = vec![
         disk(images::IMAGE, images::busybox(folder)?, true),
         disk(images::HOSTILE_IMAGE, images::hostile(folder)?, true),
         disk(images::DISK, images::ext4(folder)?, false),
-    ])
+    ];
+    disks.extend(images.iter().map(|(serial, path)| disk(serial, path.clone(), true)));
+    Ok(disks)
 }
 
 fn start_vm(config: &VmConfig) -> Result<Box<dyn Vm>> {
@@ -87,7 +126,7 @@ fn start_vm(config: &VmConfig) -> Result<Box<dyn Vm>> {
     Ok(hypervisor.start(config)?)
 }
 
-fn greet(vm: &mut dyn Vm) -> Result<Machine> {
+fn greet(vm: &mut dyn Vm, life: Life) -> Result<Machine> {
     let vsock = vm.vsock().clone();
     let listener = vsock.listen(ANNOUNCE_PORT, 1)?;
     let connection = match listener.accept(BOOT_DEADLINE) {
@@ -99,17 +138,26 @@ fn greet(vm: &mut dyn Vm) -> Result<Machine> {
     };
     let hello = Hello::read_from(&connection).context("read the agent's hello")?;
     connection.set_nonblocking(true)?;
-    Ok(Machine { vsock, connection, hello })
+    Ok(Machine { vsock, connection, hello, life })
 }
 
-/// Holds the VM for as long as the process lives, and shows the console when it dies before.
-fn keep(vm: &mut dyn Vm) {
-    loop {
-        thread::sleep(Duration::from_millis(200));
+/// Holds the VM for as long as the process lives. When it ends before, shows the console, and tells
+/// those who wait for something of it.
+fn keep(vm: &mut dyn Vm, tell: &watch::Sender<Option<String>>, expected: &AtomicBool) {
+    let status = loop {
+        thread::sleep(Duration::from_millis(100));
         if let Ok(Some(status)) = vm.try_wait() {
-            let console = vm.diagnose().console.join("\n");
-            eprintln!("the VM has ended with {status}; the end of its console:\n{console}");
-            return;
+            break status.to_string();
         }
+    };
+    if !expected.load(Ordering::Relaxed) {
+        let console = vm.diagnose().console.join("\n");
+        // Not by a macro: those write into the output of the case that has started the VM, which is
+        // shown only if that one fails. There is nobody to tell of a closed standard error.
+        let _ = writeln!(
+            std::io::stderr(),
+            "the VM has ended with {status}; the end of its console:\n{console}"
+        );
     }
+    tell.send_replace(Some(status));
 }

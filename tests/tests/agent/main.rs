@@ -1,16 +1,26 @@
 //! The agent's behaviour, asserted from inside of containers: what the process sees and can do, and
-//! not what the agent says. Skipped, loudly, where there is no QEMU or no guest image.
+//! not what the agent says.
+//!
+//! `make agent-test` boots kernel and guest image under QEMU, speaks the protocol to the agent, and
+//! runs these cases; `make agent-test CASE=name` runs those whose path has `name` in it. The cases
+//! are threads of one process and share one VM, so none may take what is the guest's own (its clock,
+//! its memory) or look at all of it; one that must has a VM of its own. When a VM ends that nobody has
+//! asked to end, a panic of the agent among the reasons, the end of its console is shown at once and
+//! every case that waits for it fails then.
+//!
+//! Skipped, loudly, where there is no QEMU or no guest image.
 
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped is a failed case")]
 
 mod filesystem;
 mod hostile;
-mod leaks;
+
 mod life;
 mod process;
 mod resources;
 mod sandbox;
 mod stdio;
+mod stress;
 
 use std::path::Path;
 
