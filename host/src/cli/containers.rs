@@ -12,7 +12,7 @@ use crate::engine::store::Container;
 const STOP_TIMEOUT_S: i64 = 10;
 
 /// Seconds between stop signal and SIGKILL; `None` waits for ever.
-fn grace(wished: Option<i64>, container: &Container) -> Option<u64> {
+pub fn grace(wished: Option<i64>, container: &Container) -> Option<u64> {
     let own = container.config.process.stop_timeout_s;
     u64::try_from(wished.or(own).unwrap_or(STOP_TIMEOUT_S)).ok()
 }

@@ -141,6 +141,11 @@ fn start_detached(engine: &Engine, container: &Container, began: u64) -> Result<
     }
 }
 
+/// Starts a container that ended.
+pub fn start_again(engine: &Engine, container: &Container) -> Result<(), Failure> {
+    start_detached(engine, container, monotonic_ns())
+}
+
 fn start_attached(
     engine: &Engine,
     container: &Container,

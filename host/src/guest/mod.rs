@@ -2,6 +2,10 @@
 //! are the types of this file. Knows no containers beyond their ids, and no hypervisor: it is
 //! given connected sockets.
 
+mod cgroup;
+
+pub use cgroup::{ProcessInfo, Usage};
+
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod attach;
+mod change;
 mod exec;
 mod failures;
 mod flags_limits;

@@ -1,9 +1,11 @@
 //! The words of the command line, as clap understands them. Shapes only.
 
+mod change;
 mod limits;
 mod security;
 mod surroundings;
 
+pub use change::{Rename, Restart, Stats, Top, Update};
 pub use limits::{LimitFlags, ProcessLimitFlags};
 pub use security::SecurityFlags;
 pub use surroundings::{FilesystemFlags, NoteFlags, SurroundingsFlags};
@@ -51,14 +53,28 @@ pub enum Verb {
     Exec(Exec),
     /// Stop containers: the stop signal, then SIGKILL
     Stop(Stop),
+    /// Stop containers and start them again
+    Restart(Restart),
     /// Send a signal to containers
     Kill(Kill),
+    /// Freeze every process of containers
+    Pause(Containers),
+    /// Let them go on
+    Unpause(Containers),
+    /// Change limits of containers
+    Update(Update),
+    /// Give a container another name
+    Rename(Rename),
     /// Wait until containers have ended and print their exit codes
     Wait(Containers),
     /// Remove containers
     Rm(Rm),
     /// List containers
     Ps(Ps),
+    /// List the processes of a container
+    Top(Top),
+    /// Show what containers use
+    Stats(Stats),
     /// Print what a container wrote
     Logs(Logs),
     /// Print everything known of containers or images, as JSON

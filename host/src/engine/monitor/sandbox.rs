@@ -1,12 +1,13 @@
 //! A running sandbox as sessions see it: what may be asked of it at any time, by many at once.
 
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use husk_protocols::id::ExecId;
 use husk_protocols::port::STREAM_PORT;
 use husk_vmm::vsock::VsockHandle;
+use tokio::sync::Semaphore;
 
 use super::error::SandboxError;
 use super::stdio::{GuestStreams, HubHandle};
@@ -26,6 +27,10 @@ pub struct Sandbox {
     pub vsock: VsockHandle,
     pub hub: HubHandle,
     pub execs: AtomicU64,
+    /// Its processes are frozen.
+    pub paused: AtomicBool,
+    /// One permit, for whoever freezes them or lets them go.
+    pub freezing: Semaphore,
 }
 
 /// Opens the streams of a process; with a terminal, one for both ways.

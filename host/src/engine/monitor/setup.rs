@@ -2,8 +2,10 @@
 //! what was begun goes with the VM.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::SystemTime;
+
+use tokio::sync::Semaphore;
 
 use super::boot::{Booted, DISK_SERIAL, IMAGE_SERIAL};
 use super::control::{Connection, Prepared, prepare};
@@ -53,6 +55,8 @@ pub async fn set_up(
         vsock: vm.vsock().clone(),
         hub: hub.handle(),
         execs: AtomicU64::new(1),
+        paused: AtomicBool::new(false),
+        freezing: Semaphore::new(1),
     });
     if let Some(mut prepared) = prepared {
         prepared.announce(client).await;

@@ -13,7 +13,7 @@ const GO_ARCH: &str = "amd64";
 const SECCOMP_ARCH: &str = "SCMP_ARCH_X86_64";
 
 /// A profile, docker's or the runtime-spec's.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Profile {
     default_action: String,
@@ -24,21 +24,6 @@ struct Profile {
     listener_metadata: Option<String>,
     arch_map: Vec<Architecture>,
     syscalls: Vec<Rule>,
-}
-
-impl Default for Profile {
-    fn default() -> Self {
-        Self {
-            default_action: String::new(),
-            default_errno_ret: None,
-            architectures: Vec::new(),
-            flags: Vec::new(),
-            listener_path: None,
-            listener_metadata: None,
-            arch_map: Vec::new(),
-            syscalls: Vec::new(),
-        }
-    }
 }
 
 #[derive(Debug, Deserialize)]
