@@ -1,7 +1,9 @@
 //! What a container takes for its machine and network: names, kernel settings, file systems, labels.
 
 use std::fs;
+use std::time::Duration;
 
+use husk_tests::wait::eventually;
 use husk_tests::{BUSYBOX, Bed};
 use serde_json::json;
 
@@ -128,7 +130,7 @@ fn labels_are_kept_shown_and_filtered_by() {
 #[test]
 fn stop_uses_the_containers_own_signal_and_patience() {
     let bed = Bed::new();
-    let script = "trap 'echo got usr1; exit 3' USR1; while :; do sleep 0.1; done";
+    let script = "trap 'exit 3' USR1; echo ready; while :; do sleep 0.1; done";
     bed.husk(&[
         "run",
         "-d",
@@ -145,6 +147,8 @@ fn stop_uses_the_containers_own_signal_and_patience() {
     ])
     .ok();
     assert_eq!(bed.inspect("box")["Config"]["StopTimeout"], 60);
+    let ready = || bed.husk(&["logs", "box"]).ok().out().contains("ready").then_some(());
+    eventually(Duration::from_secs(20), "it is ready", ready);
     bed.husk(&["stop", "box"]).ok();
     assert_eq!(bed.inspect("box")["State"]["ExitCode"], 3);
     // Deaf to the signal: killed once its own patience is over.
