@@ -2,7 +2,7 @@
 //! each process in a container.
 //!
 //! ```text
-//! boot -> server -> supervisor -> {storage, cgroup, container, stdio} -> {mount, network} -> sys
+//! boot -> server -> supervisor -> {storage, cgroup, container, stdio} -> {mount, network, seccomp} -> sys
 //! ```
 //!
 //! A library only so that fuzzers and tests reach [`input`]; the program is `main.rs`.
@@ -14,6 +14,7 @@ mod failure;
 pub mod input;
 mod mount;
 mod network;
+mod seccomp;
 mod server;
 mod spec;
 mod stdio;

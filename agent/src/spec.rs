@@ -23,6 +23,14 @@ pub enum SpecError {
         /// Its full name.
         field: String,
     },
+    /// The field asks for what the guest kernel was built without.
+    #[error("{field} needs {option}, which the guest kernel does not have")]
+    Kernel {
+        /// Its full name.
+        field: &'static str,
+        /// The kernel's option.
+        option: &'static str,
+    },
     /// The sysctl is not a container's own.
     #[error("linux.sysctl: {0} is not namespaced: use --guest-sysctl")]
     GuestSysctl(String),
@@ -44,7 +52,9 @@ impl SpecError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Json(_) | Self::Invalid { .. } => ErrorKind::Invalid,
-            Self::Unsupported { .. } | Self::GuestSysctl(_) => ErrorKind::Unsupported,
+            Self::Unsupported { .. } | Self::Kernel { .. } | Self::GuestSysctl(_) => {
+                ErrorKind::Unsupported
+            }
         }
     }
 }

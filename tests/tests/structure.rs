@@ -19,7 +19,7 @@ const AGENT: [&[&str]; 7] = [
     &["server"],
     &["supervisor"],
     &["storage", "cgroup", "container", "stdio"],
-    &["mount", "network"],
+    &["mount", "network", "seccomp"],
     &["spec", "failure"],
     &["sys"],
 ];

@@ -51,6 +51,14 @@ pub enum StageError {
         /// Why.
         reason: &'static str,
     },
+    /// The guest kernel was built without what the spec asks for.
+    #[error("{field} needs {option}, which the guest kernel does not have")]
+    Kernel {
+        /// The part of the spec.
+        field: &'static str,
+        /// The kernel's option.
+        option: &'static str,
+    },
     /// `process.cwd`.
     #[error("chdir to cwd {}: {}", path.display(), source.desc().to_lowercase())]
     WorkingDirectory {
@@ -99,6 +107,7 @@ impl StageError {
             Self::Refused { .. } | Self::WorkingDirectory { .. } | Self::User(_) => {
                 ErrorKind::Invalid
             }
+            Self::Kernel { .. } => ErrorKind::Unsupported,
             Self::Command(error) => error.kind(),
         }
     }

@@ -5,7 +5,7 @@ use std::{convert::Infallible, fs, io::Write, os::fd::OwnedFd, path::Path};
 use nix::{errno::Errno, sched::unshare};
 
 use super::{
-    StageError,
+    StageError, labels,
     link::Link,
     plan::InitPlan,
     process::{self, Gate},
@@ -27,6 +27,7 @@ pub fn run(
     // Everything that writes below /proc does it while the guest's own /proc is in reach: the
     // container's may be anything.
     process::set_oom_score(&plan.process)?;
+    labels::set(&plan.process.labels)?;
     if plan.namespaces.network {
         network::raise_loopback().map_err(StageError::step("raise loopback"))?;
     }

@@ -2,9 +2,9 @@
 //! (four bytes, little-endian) and a message; `Go` is one byte.
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write},
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
         unix::net::UnixStream,
     },
 };
@@ -20,7 +20,7 @@ use crate::{failure, sys};
 
 /// The stage's end of the socket.
 pub const LINK: i32 = 3;
-/// Tells a waiting stage to start the process.
+/// Tells a waiting stage to start the process, or that the listener has its descriptor.
 pub const GO: u8 = 1;
 /// Longest message. A spec of the longest RPC fits.
 const MAX_FRAME: usize = 8 << 20;
@@ -52,6 +52,9 @@ pub enum Order {
 pub enum Report {
     /// All is set up. The master of the terminal comes with it, if one was asked for.
     Ready,
+    /// A filter is loaded, and this descriptor of the stage's is to go to its listener. The stage waits
+    /// for [`GO`].
+    Listener(RawFd),
     /// It will end.
     Failed(Failure),
 }
@@ -135,6 +138,18 @@ impl Link {
     /// [`StageError::Link`].
     pub fn ready(&self, terminal: Option<BorrowedFd<'_>>) -> Result<(), StageError> {
         self.send(&Report::Ready, terminal).map_err(StageError::Link)
+    }
+
+    /// Says that a filter has a listener, and waits until that has been handed over. By write(2) and
+    /// read(2), since the filter is in force.
+    ///
+    /// # Errors
+    /// [`StageError::Link`].
+    pub fn hand_over(&self, listener: BorrowedFd<'_>) -> Result<(), StageError> {
+        frame(&Report::Listener(listener.as_raw_fd()))
+            .and_then(|frame| (&self.0).write_all(&frame))
+            .map_err(StageError::Link)?;
+        self.wait_for_go()
     }
 
     /// Says why the stage ends.

@@ -16,11 +16,13 @@ mod hidden;
 mod identity;
 mod init;
 mod join;
+mod labels;
 pub mod link;
 pub mod plan;
 mod privileges;
 mod process;
 mod rootfs;
+mod scheduling;
 mod terminal;
 
 use std::{ffi::CStr, process::ExitCode};

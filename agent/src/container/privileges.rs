@@ -10,15 +10,31 @@ use nix::{
 use super::{StageError, identity::Identity, plan::CapabilitySets};
 use crate::sys;
 
+/// linux/capability.h.
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// What is left to a process.
+#[derive(Debug)]
+pub struct Privileges {
+    /// Capabilities.
+    pub sets: CapabilitySets,
+    /// Set-uid programs and file capabilities give nothing.
+    pub no_new: bool,
+    /// The caller will load a filter before its exec.
+    pub filters: bool,
+}
+
 /// Changes user, groups and all five capability sets of the calling thread.
+///
+/// One who does not give new privileges up needs `CAP_SYS_ADMIN` to load a filter, and keeps it until
+/// the exec. It ends there: execve(2) makes the permitted and effective sets anew, out of the bounding,
+/// inheritable and ambient ones and those of the file (capabilities(7)), which do not have it. So
+/// nothing is left to be done between the filter and the exec that the filter would have to allow.
 ///
 /// # Errors
 /// [`StageError::Step`].
-pub fn drop_to(
-    identity: &Identity,
-    sets: &CapabilitySets,
-    no_new_privileges: bool,
-) -> Result<(), StageError> {
+pub fn drop_to(identity: &Identity, privileges: &Privileges) -> Result<(), StageError> {
+    let Privileges { sets, no_new, filters } = privileges;
     let step = StageError::step;
     limit_bounding(sets.bounding).map_err(step("limit capabilities"))?;
     // Or the change of user takes all of them away.
@@ -31,13 +47,14 @@ pub fn drop_to(
     set_keepcaps(false).map_err(step("keep capabilities"))?;
     // The kernel adds to the inheritable set only what is permitted or bounding now, so the
     // permitted one must not shrink before: one call does all three.
-    sys::capability::set(sets.effective, sets.permitted, sets.inheritable)
+    let kept = if *filters && !no_new { CAP_SYS_ADMIN } else { 0 };
+    sys::capability::set(sets.effective | kept, sets.permitted | kept, sets.inheritable)
         .map_err(step("set capabilities"))?;
     for capability in each(sets.ambient) {
         caps::raise(None, CapSet::Ambient, capability)
             .map_err(|error| step("set ambient capabilities")(errno(&error)))?;
     }
-    if no_new_privileges {
+    if *no_new {
         set_no_new_privs().map_err(step("set no_new_privs"))?;
     }
     Ok(())

@@ -6,7 +6,10 @@ use std::{convert::Infallible, ffi::CString, fs, os::fd::AsFd, path::Path};
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
-    sys::stat::{Mode, fstat, umask},
+    sys::{
+        personality::{self, Persona},
+        stat::{Mode, fstat, umask},
+    },
     unistd::{Uid, chdir, fchown, getcwd, setsid},
 };
 
@@ -15,10 +18,14 @@ use super::{
     identity::{self, Identity},
     link::{LINK, Link},
     plan::ProcessPlan,
-    privileges,
+    privileges::{self, Privileges},
+    scheduling,
     terminal::Terminal,
 };
-use crate::sys;
+use crate::{
+    seccomp::Filter,
+    sys::{self, seccomp::Listens},
+};
 
 /// What a process has that asks for no umask of its own.
 const DEFAULT_UMASK: u32 = 0o022;
@@ -71,7 +78,19 @@ pub fn become_process(
     give_stdio(&identity)?;
     enter_cwd(&plan.cwd)?;
     umask(Mode::from_bits_truncate(plan.user.umask.unwrap_or(DEFAULT_UMASK)));
-    privileges::drop_to(&identity, &plan.capabilities, plan.no_new_privileges)?;
+    scheduling::set(&plan.scheduling)?;
+    if let Some(persona) = plan.personality {
+        personality::set(Persona::from_bits_retain(persona.cast_signed()))
+            .map_err(StageError::step("set the personality"))?;
+    }
+    privileges::drop_to(
+        &identity,
+        &Privileges {
+            sets: plan.capabilities.unwrap_or_default(),
+            no_new: plan.no_new_privileges.unwrap_or_default(),
+            filters: plan.filter.is_some(),
+        },
+    )?;
     let program = Program::find(plan, &identity)?;
     sys::process::restore_sigpipe().map_err(StageError::step("restore SIGPIPE"))?;
     sys::descriptor::close_on_exec_from(LINK.cast_unsigned())
@@ -81,7 +100,22 @@ pub fn become_process(
     if gate == Gate::Wait {
         link.wait_for_go()?;
     }
+    if let Some(filter) = &plan.filter {
+        load(filter, link)?;
+    }
     program.exec()
+}
+
+/// Nothing but the exec comes after it, so that a filter need allow nothing else. With a listener
+/// there is the word about it too, a write, and a read until the listener has it.
+fn load(filter: &Filter, link: &Link) -> Result<(), StageError> {
+    let listens = if filter.listens { Listens::Yes } else { Listens::No };
+    let listener = sys::seccomp::load(filter.program.bytes(), filter.flags, listens)
+        .map_err(StageError::step("load the seccomp filter"))?;
+    match listener {
+        Some(listener) => link.hand_over(listener.as_fd()),
+        None => Ok(()),
+    }
 }
 
 fn new_keyring() -> Result<(), StageError> {

@@ -12,6 +12,7 @@ use super::{
     process::{OomRule, Process, Spawned},
     stage::Stage,
     table::{Execs, Freezer, Phase, Present},
+    target::Common,
     witness::Witness,
 };
 use crate::{
@@ -28,14 +29,15 @@ use crate::{
 /// # Errors
 /// [`SupervisorError`]; all of it is gone again.
 pub async fn create(order: CreateOrder, desk: Desk) -> Result<Box<Present>> {
-    let CreateOrder { id, plan, cgroup, rootfs, streams } = order;
+    let CreateOrder { id, plan, inherited, listener, cgroup, rootfs, streams } = order;
     let streams = desk.streams.claim(streams).await?;
     let (child, ours) = stdio::connect(streams, plan.process.terminal.is_some())
         .map_err(SupervisorError::step("make standard streams"))?;
     let cgroup_path = cgroup.path.clone();
     let assets = Assets::make(id.clone(), cgroup, rootfs).await?;
     let (stage, link) = Stage::new()?;
-    let job = Job { id, desk, namespaces: plan.namespaces };
+    let common = Common { inherited, listener: listener.map(Arc::new) };
+    let job = Job { id, desk, namespaces: plan.namespaces, common: Arc::new(common) };
     match job.start_stage(&assets, child, link).await {
         Ok(spawned) => job.set_up(stage, spawned, plan, cgroup_path, ours, assets).await,
         Err(error) => {
@@ -50,6 +52,7 @@ struct Job {
     id: ContainerId,
     desk: Desk,
     namespaces: Namespaces,
+    common: Arc<Common>,
 }
 
 impl Job {
@@ -78,6 +81,7 @@ impl Job {
         ours: AgentEnds,
         mut assets: Assets,
     ) -> Result<Box<Present>> {
+        stage.announce_to(self.common.announcement(&spawned, "created"));
         let order = Order::Init { plan: Box::new(plan), cgroup };
         let pumps = match stage.set_up(&order).await {
             Ok(master) => {
@@ -101,6 +105,7 @@ impl Job {
                     first,
                     assets: Arc::new(assets),
                     namespaces: self.namespaces,
+                    common: self.common,
                     execs: Execs::default(),
                 }))
             }

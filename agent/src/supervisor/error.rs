@@ -64,6 +64,15 @@ pub enum SupervisorError {
     /// The process has no terminal.
     #[error("the process has no terminal")]
     NoTerminal,
+    /// Nobody takes the listener of a seccomp filter.
+    #[error("linux.seccomp.listenerPath: connect to {}", path.display())]
+    Listener {
+        /// Where.
+        path: std::path::PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// A step that has no object.
     #[error("{step}")]
     Step {
@@ -101,7 +110,7 @@ impl SupervisorError {
             Self::Storage(error) => error.kind(),
             Self::Cgroup(error) => error.kind(),
             Self::Stage(failure) => failure.kind,
-            Self::Stream(_) => ErrorKind::Invalid,
+            Self::Stream(_) | Self::Listener { .. } => ErrorKind::Invalid,
             Self::NoContainer(_) | Self::NoExec(..) => ErrorKind::NotFound,
             Self::Exists(_) => ErrorKind::AlreadyExists,
             Self::WrongState { .. }

@@ -18,11 +18,13 @@ use crate::{
 /// # Errors
 /// [`SupervisorError`]; no process is left.
 pub async fn exec(order: ExecOrder, target: Target, desk: Desk) -> Result<Process> {
-    let ExecOrder { container, exec, process, streams } = order;
+    let ExecOrder { container, exec, mut process, streams } = order;
+    target.common.inherited.complete(&mut process);
+    target.common.inherited.confine(&mut process);
     let streams = desk.streams.claim(streams).await?;
     let (child, ours) = stdio::connect(streams, process.terminal.is_some())
         .map_err(SupervisorError::step("make standard streams"))?;
-    let (stage, link) = Stage::new()?;
+    let (mut stage, link) = Stage::new()?;
     let cgroup = target.assets.cgroup.clone();
     let spawned = desk
         .spawn(SpawnOrder {
@@ -33,6 +35,7 @@ pub async fn exec(order: ExecOrder, target: Target, desk: Desk) -> Result<Proces
             purpose: Purpose::Join { first: target.first.clone() },
         })
         .await?;
+    stage.announce_to(target.common.announcement(&spawned, "running"));
     let order = Order::Join { namespaces: target.namespaces, process: Box::new(process) };
     match enter(stage, &order, ours).await {
         Ok((pumps, controls)) => {

@@ -19,6 +19,7 @@ mod error;
 pub mod events;
 mod exec;
 pub mod life;
+mod listener;
 mod order;
 mod process;
 mod reaper;

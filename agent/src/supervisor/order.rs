@@ -2,9 +2,10 @@
 
 use husk_protocols::id::{ContainerId, ExecId};
 
+use super::listener::Listener;
 use crate::{
     cgroup::CgroupPlan,
-    container::plan::{InitPlan, ProcessPlan, parse_process, parse_spec},
+    container::plan::{Inherited, InitPlan, ProcessPlan, parse_process, parse_spec},
     spec::SpecError,
     stdio::Tokens,
     storage::{RootfsPlan, Upper},
@@ -40,6 +41,8 @@ impl Rootfs<'_> {
 pub struct CreateOrder {
     pub(super) id: ContainerId,
     pub(super) plan: InitPlan,
+    pub(super) inherited: Inherited,
+    pub(super) listener: Option<Listener>,
     pub(super) cgroup: CgroupPlan,
     pub(super) rootfs: RootfsPlan,
     pub(super) streams: Tokens,
@@ -58,11 +61,15 @@ impl CreateOrder {
         terminal: bool,
     ) -> Result<Self, SpecError> {
         let spec = parse_spec(spec)?;
-        let plan = InitPlan::read(&spec)?;
+        let mut plan = InitPlan::read(&spec)?;
+        let inherited = Inherited::read(spec.linux().as_ref(), &plan.process)?;
+        inherited.confine(&mut plan.process);
         agree_on_terminal(&plan.process, streams, terminal)?;
         Ok(Self {
             cgroup: CgroupPlan::read(spec.linux().as_ref(), &id)?,
             rootfs: rootfs.plan()?,
+            listener: inherited.listener().map(|plan| Listener::new(plan, &id, &spec)),
+            inherited,
             id,
             plan,
             streams,

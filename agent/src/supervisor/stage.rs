@@ -13,7 +13,7 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::{Result, SupervisorError};
+use super::{Result, SupervisorError, listener::Announcement};
 use crate::{
     container::link::{GO, Order, Report, frame, unframe},
     sys,
@@ -28,6 +28,7 @@ pub struct Stage {
     link: UnixStream,
     received: Vec<u8>,
     terminal: Option<OwnedFd>,
+    announcement: Option<Announcement>,
 }
 
 fn broken(error: io::Error) -> SupervisorError {
@@ -46,7 +47,12 @@ impl Stage {
             Ok((UnixStream::from_std(ours)?, OwnedFd::from(theirs)))
         };
         let (link, theirs) = pair().map_err(broken)?;
-        Ok((Self { link, received: Vec::new(), terminal: None }, theirs))
+        Ok((Self { link, received: Vec::new(), terminal: None, announcement: None }, theirs))
+    }
+
+    /// Keeps what is told of the process when its filter has a listener.
+    pub fn announce_to(&mut self, announcement: Option<Announcement>) {
+        self.announcement = announcement;
     }
 
     /// Sends the order, and waits until all is set up. Returns the terminal's master if there is one.
@@ -60,6 +66,7 @@ impl Stage {
         match self.report().await? {
             Some(Report::Ready) => Ok(self.terminal.take()),
             Some(Report::Failed(failure)) => Err(SupervisorError::Stage(failure)),
+            Some(Report::Listener(_)) => Err(broken(io::ErrorKind::InvalidData.into())),
             None => match sent {
                 Ok(()) => Err(SupervisorError::StageEnded),
                 Err(error) => Err(broken(error)),
@@ -80,10 +87,16 @@ impl Stage {
     /// # Errors
     /// [`SupervisorError::Stage`] with the stage's own words.
     pub async fn executed(mut self) -> Result<()> {
-        match self.report().await? {
-            None => Ok(()),
-            Some(Report::Failed(failure)) => Err(SupervisorError::Stage(failure)),
-            Some(Report::Ready) => Err(broken(io::ErrorKind::InvalidData.into())),
+        loop {
+            match (self.report().await?, self.announcement.take()) {
+                (None, _) => return Ok(()),
+                (Some(Report::Failed(failure)), _) => return Err(SupervisorError::Stage(failure)),
+                (Some(Report::Listener(descriptor)), Some(announcement)) => {
+                    announcement.hand_over(descriptor).await?;
+                    self.go().await?;
+                }
+                (Some(_), _) => return Err(broken(io::ErrorKind::InvalidData.into())),
+            }
         }
     }
 

@@ -8,7 +8,12 @@ use std::{
 
 use husk_protocols::id::ExecId;
 
-use super::{assets::Assets, process::Process, stage::Stage, target::Target};
+use super::{
+    assets::Assets,
+    process::Process,
+    stage::Stage,
+    target::{Common, Target},
+};
 use crate::container::plan::Namespaces;
 
 /// Execs that have ended and whose outcome is kept for those who ask late, in each container.
@@ -62,6 +67,8 @@ pub struct Present {
     pub assets: Arc<Assets>,
     /// Those it has to itself.
     pub namespaces: Namespaces,
+    /// What its processes share.
+    pub common: Arc<Common>,
     /// Further processes.
     pub execs: Execs,
 }
@@ -130,6 +137,7 @@ impl Present {
             pid: self.first.pid,
             first: self.first.pidfd.clone(),
             namespaces: self.namespaces,
+            common: self.common.clone(),
             assets: self.assets.clone(),
         }
     }

@@ -87,6 +87,18 @@ pub fn receive_with(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize,
     Ok((message.bytes, received))
 }
 
+/// A copy of a descriptor of another process.
+///
+/// # Errors
+/// As pidfd_getfd(2): `EBADF` when nothing is open there, `ESRCH` when the process has ended.
+pub fn of_process(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd> {
+    // SAFETY: three numbers by value.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    let fd = RawFd::try_from(Errno::result(result)?).map_err(|_| Errno::EOVERFLOW)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Lets the runtime poll a descriptor.
 ///
 /// # Errors

@@ -7,6 +7,8 @@ pub mod descriptor;
 pub mod mount;
 pub mod network;
 pub mod process;
+pub mod scheduling;
+pub mod seccomp;
 pub mod spawn;
 pub mod terminal;
 

@@ -3,20 +3,25 @@
 //! Resources are read by `cgroup`.
 
 mod devices;
+mod inherited;
 mod mounts;
 mod namespaces;
 mod process;
+mod scheduling;
 mod sysctl;
+mod words;
 
 pub use devices::{DevicePlan, DeviceType};
+pub use inherited::Inherited;
 pub use mounts::{MountKind, MountPlan};
 pub use namespaces::Namespaces;
-pub use process::{CapabilitySets, ProcessPlan, UserPlan};
+pub use process::{CapabilitySets, Labels, ProcessPlan, UserPlan};
+pub use scheduling::{Cpus, Scheduling};
 
 use std::path::PathBuf;
 
 use oci_spec::runtime::{Hooks, Linux, Process, Spec};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     mount::Propagation,
@@ -63,8 +68,10 @@ pub struct RootPlan {
 /// # Errors
 /// [`SpecError::Json`], or a version that is not 1.x.
 pub fn parse_spec(json: &[u8]) -> Result<Spec, SpecError> {
-    let spec: Spec =
-        serde_json::from_slice(json).map_err(|error| SpecError::Json(error.to_string()))?;
+    let spec: Spec = match serde_json::from_slice(json) {
+        Ok(spec) => spec,
+        Err(error) => read_mended(&words::mend_spec(json, &error)?)?,
+    };
     if spec.version().split('.').next() == Some("1") {
         Ok(spec)
     } else {
@@ -80,9 +87,15 @@ pub fn parse_spec(json: &[u8]) -> Result<Spec, SpecError> {
 /// # Errors
 /// [`SpecError`].
 pub fn parse_process(json: &[u8]) -> Result<ProcessPlan, SpecError> {
-    let process: Process =
-        serde_json::from_slice(json).map_err(|error| SpecError::Json(error.to_string()))?;
+    let process: Process = match serde_json::from_slice(json) {
+        Ok(process) => process,
+        Err(error) => read_mended(&words::mend_process(json, &error)?)?,
+    };
     ProcessPlan::read(&process)
+}
+
+fn read_mended<T: DeserializeOwned>(json: &[u8]) -> Result<T, SpecError> {
+    serde_json::from_slice(json).map_err(|error| SpecError::Json(error.to_string()))
 }
 
 impl InitPlan {
@@ -159,16 +172,17 @@ fn refuse_hooks(hooks: Option<&Hooks>) -> Result<(), SpecError> {
 }
 
 fn refuse_linux(linux: &Linux) -> Result<(), SpecError> {
+    if says(linux.mount_label()) {
+        let (field, option) = ("linux.mountLabel", "CONFIG_SECURITY_SELINUX");
+        return Err(SpecError::Kernel { field, option });
+    }
     refuse(
         "linux.",
         &[
             ("uidMappings", has(linux.uid_mappings())),
             ("gidMappings", has(linux.gid_mappings())),
-            ("seccomp", linux.seccomp().is_some()),
-            ("mountLabel", says(linux.mount_label())),
             ("intelRdt", linux.intel_rdt().is_some()),
             ("memoryPolicy", linux.memory_policy().is_some()),
-            ("personality", linux.personality().is_some()),
             ("timeOffsets", linux.time_offsets().as_ref().is_some_and(|map| !map.is_empty())),
             ("netDevices", linux.net_devices().as_ref().is_some_and(|map| !map.is_empty())),
         ],
@@ -260,13 +274,9 @@ mod tests {
             ("/hooks", json!({"createRuntime": hook}), "hooks.createRuntime"),
             ("/hooks", json!({"poststop": hook}), "hooks.poststop"),
             ("/linux/uidMappings", mapping, "linux.uidMappings"),
-            ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp"),
             ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt"),
-            ("/linux/personality", json!({"domain": "LINUX"}), "linux.personality"),
-            ("/linux/mountLabel", json!("x"), "linux.mountLabel"),
             ("/linux/timeOffsets", json!({"boottime": {"secs": 1}}), "linux.timeOffsets"),
-            ("/process/apparmorProfile", json!("x"), "process.apparmorProfile"),
-            ("/process/selinuxLabel", json!("x"), "process.selinuxLabel"),
+            ("/process/commandLine", json!("x"), "process.commandLine"),
         ] {
             let error = read(&with(pointer, value)).unwrap_err();
             assert_eq!(error, SpecError::unsupported(field));
@@ -275,6 +285,38 @@ mod tests {
     }
 
     use husk_protocols::error::ErrorKind;
+
+    #[test]
+    fn unknown_word_is_refused_with_its_field() {
+        for (pointer, value, field) in [
+            (
+                "/process/capabilities",
+                json!({"bounding": ["X_Y"]}),
+                "process.capabilities.bounding",
+            ),
+            ("/linux/personality", json!({"domain": "BSD"}), "linux.personality.domain"),
+            ("/linux/seccomp", json!({"defaultAction": "X"}), "linux.seccomp.defaultAction"),
+            (
+                "/linux/seccomp",
+                json!({"defaultAction": "SCMP_ACT_LOG", "architectures": ["SCMP_ARCH_Z80"]}),
+                "linux.seccomp.architectures",
+            ),
+            (
+                "/linux/seccomp",
+                json!({"defaultAction": "SCMP_ACT_LOG", "syscalls": [
+                    {"names": ["read"], "action": "SCMP_ACT_LOG",
+                     "args": [{"index": 0, "value": 0, "op": "SCMP_CMP_X"}]}]}),
+                "linux.seccomp.syscalls.args.op",
+            ),
+        ] {
+            match read(&with(pointer, value)) {
+                Err(SpecError::Invalid { field: named, .. }) => assert_eq!(named, field),
+                other => panic!("{field}: {other:?}"),
+            }
+        }
+        let label = read(&with("/linux/mountLabel", json!("x"))).unwrap_err();
+        assert!(label.to_string().contains("CONFIG_SECURITY_SELINUX"), "{label}");
+    }
 
     #[test]
     fn spec_that_makes_no_sense_is_invalid() {

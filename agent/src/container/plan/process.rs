@@ -5,8 +5,9 @@ use std::{collections::HashSet, path::PathBuf};
 use oci_spec::runtime::{Capability, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process};
 use serde::{Deserialize, Serialize};
 
-use super::{absolute, no_zero, short};
+use super::{Scheduling, absolute, no_zero, short};
 use crate::{
+    seccomp::Filter,
     spec::{SpecError, refuse, says},
     sys::terminal::WindowSize,
 };
@@ -24,14 +25,31 @@ pub struct ProcessPlan {
     pub env: Vec<String>,
     /// Absolute.
     pub cwd: PathBuf,
-    /// All empty when the spec has none.
-    pub capabilities: CapabilitySets,
+    /// All empty when there are none.
+    pub capabilities: Option<CapabilitySets>,
     /// At most one of each.
     pub limits: Vec<Limit>,
     /// Set-uid programs and file capabilities give nothing.
-    pub no_new_privileges: bool,
+    pub no_new_privileges: Option<bool>,
     /// For /proc/self/oom_score_adj.
     pub oom_score_adj: Option<i32>,
+    /// For security modules.
+    pub labels: Labels,
+    /// When and where it runs.
+    pub scheduling: Scheduling,
+    /// For personality(2). The container's, not read here.
+    pub personality: Option<u32>,
+    /// The system calls it may make. By the container's rules, not read here.
+    pub filter: Option<Filter>,
+}
+
+/// `process.apparmorProfile` and `process.selinuxLabel`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Labels {
+    /// A profile's name.
+    pub apparmor: Option<String>,
+    /// A security context.
+    pub selinux: Option<String>,
 }
 
 /// `process.user`.
@@ -82,17 +100,7 @@ impl ProcessPlan {
     /// # Errors
     /// [`SpecError`] with the field's name.
     pub fn read(process: &Process) -> Result<Self, SpecError> {
-        refuse(
-            "process.",
-            &[
-                ("commandLine", says(process.command_line())),
-                ("apparmorProfile", says(process.apparmor_profile())),
-                ("selinuxLabel", says(process.selinux_label())),
-                ("ioPriority", process.io_priority().is_some()),
-                ("scheduler", process.scheduler().is_some()),
-                ("execCPUAffinity", process.exec_cpu_affinity().is_some()),
-            ],
-        )?;
+        refuse("process.", &[("commandLine", says(process.command_line()))])?;
         let args = process.args().clone().unwrap_or_default();
         if args.first().is_none_or(String::is_empty) {
             return Err(SpecError::invalid("process.args", "names no command"));
@@ -110,14 +118,38 @@ impl ProcessPlan {
             args,
             env,
             cwd: absolute("process.cwd", process.cwd().clone())?,
-            capabilities: match process.capabilities() {
-                Some(capabilities) => CapabilitySets::read(capabilities)?,
-                None => CapabilitySets::default(),
-            },
+            capabilities: process.capabilities().as_ref().map(CapabilitySets::read).transpose()?,
             limits: limits(process.rlimits().as_deref().unwrap_or_default())?,
-            no_new_privileges: process.no_new_privileges().unwrap_or_default(),
+            no_new_privileges: process.no_new_privileges(),
             oom_score_adj: oom_score_adj(process.oom_score_adj())?,
+            labels: Labels::read(process)?,
+            scheduling: Scheduling::read(process)?,
+            personality: None,
+            filter: None,
         })
+    }
+}
+
+impl Labels {
+    fn read(process: &Process) -> Result<Self, SpecError> {
+        let label = |field: &str, text: &Option<String>| {
+            let text = text.clone().filter(|text| !text.is_empty());
+            no_zero(field, text.as_deref().unwrap_or_default()).map(|()| text)
+        };
+        Ok(Self {
+            apparmor: label("process.apparmorProfile", process.apparmor_profile())?,
+            selinux: label("process.selinuxLabel", process.selinux_label())?,
+        })
+    }
+
+    /// Takes from a container what an exec does not say for itself.
+    pub fn inherit(&mut self, from: &Self) {
+        if self.apparmor.is_none() {
+            self.apparmor.clone_from(&from.apparmor);
+        }
+        if self.selinux.is_none() {
+            self.selinux.clone_from(&from.selinux);
+        }
     }
 }
 
@@ -228,6 +260,7 @@ impl CapabilitySets {
         within("effective", sets.effective, "permitted", sets.permitted)?;
         within("ambient", sets.ambient, "permitted", sets.permitted)?;
         within("ambient", sets.ambient, "inheritable", sets.inheritable)?;
+        within("inheritable", sets.inheritable, "bounding", sets.bounding)?;
         Ok(sets)
     }
 }
@@ -261,11 +294,11 @@ mod tests {
         let names = [("CAP_CHOWN", 0), ("CAP_SYS_ADMIN", 21), ("CAP_CHECKPOINT_RESTORE", 40)];
         for (name, number) in names {
             let plan = read(|process| process["capabilities"] = json!({"bounding": [name]}));
-            assert_eq!(plan.unwrap().capabilities.bounding, 1 << number, "{name}");
+            assert_eq!(plan.unwrap().capabilities.unwrap().bounding, 1 << number, "{name}");
         }
         let all: Vec<String> = caps::all().iter().map(ToString::to_string).collect();
         let plan = read(|process| process["capabilities"] = json!({"bounding": all})).unwrap();
-        assert_eq!(plan.capabilities.bounding, (1 << 41) - 1);
+        assert_eq!(plan.capabilities.unwrap().bounding, (1 << 41) - 1);
     }
 
     #[test]
@@ -274,12 +307,22 @@ mod tests {
             json!({"effective": ["CAP_KILL"]}),
             json!({"ambient": ["CAP_KILL"], "permitted": ["CAP_KILL"]}),
             json!({"ambient": ["CAP_KILL"], "inheritable": ["CAP_KILL"]}),
+            json!({"inheritable": ["CAP_KILL"]}),
         ] {
             let error = read(|process| process["capabilities"] = sets).unwrap_err();
             assert!(matches!(error, SpecError::Invalid { .. }), "{error}");
         }
-        let unknown = read(|process| process["capabilities"] = json!({"bounding": ["CAP_X"]}));
-        assert!(matches!(unknown, Err(SpecError::Json(_))));
+    }
+
+    #[test]
+    fn unknown_capability_or_limit_is_refused_by_name() {
+        let unknown = read(|process| process["capabilities"] = json!({"ambient": ["CAP_X"]}));
+        let expected = SpecError::invalid("process.capabilities.ambient", "\"CAP_X\" is unknown");
+        assert_eq!(unknown.unwrap_err(), expected);
+        let limit = json!([{"type": "RLIMIT_X", "soft": 1, "hard": 1}]);
+        let unknown = read(|process| process["rlimits"] = limit);
+        let expected = SpecError::invalid("process.rlimits.type", "\"RLIMIT_X\" is unknown");
+        assert_eq!(unknown.unwrap_err(), expected);
     }
 
     #[test]
@@ -317,7 +360,53 @@ mod tests {
         assert!(!error.to_string().contains("secret"), "{error}");
     }
 
+    fn names(bits: u64) -> Vec<String> {
+        let mut all: Vec<caps::Capability> = caps::all().into_iter().collect();
+        all.sort_unstable_by_key(caps::Capability::index);
+        all.iter().filter(|one| one.bitmask() & bits != 0).map(ToString::to_string).collect()
+    }
+
     proptest! {
+        #[test]
+        fn sets_within_each_other_are_read_to_the_bit(
+            bounding in 0..1_u64 << 41, a in any::<u64>(), b in any::<u64>(),
+        ) {
+            let (inheritable, permitted) = (bounding & a, bounding & b);
+            let (effective, ambient) = (permitted & !a, permitted & inheritable);
+            let sets = json!({
+                "bounding": names(bounding), "inheritable": names(inheritable),
+                "permitted": names(permitted), "effective": names(effective),
+                "ambient": names(ambient),
+            });
+            let plan = read(|process| process["capabilities"] = sets).unwrap();
+            let expected =
+                CapabilitySets { bounding, effective, inheritable, permitted, ambient };
+            prop_assert_eq!(plan.capabilities, Some(expected));
+        }
+
+        #[test]
+        fn any_name_of_a_capability_is_known_or_refused_with_it(name in "[A-Z_]{1,20}") {
+            match read(|process| process["capabilities"] = json!({"bounding": [name.clone()]})) {
+                Ok(plan) => prop_assert_ne!(plan.capabilities, Some(CapabilitySets::default())),
+                Err(error) => prop_assert!(error.to_string().contains(&name), "{}", error),
+            }
+        }
+
+        #[test]
+        fn limits_are_read_as_they_are_or_refused(
+            kind in prop::sample::select(vec!["RLIMIT_CORE", "RLIMIT_NOFILE", "RLIMIT_X"]),
+            soft in any::<u64>(), hard in any::<u64>(), twice in any::<bool>(),
+        ) {
+            let limit = json!({"type": kind, "soft": soft, "hard": hard});
+            let list = if twice { json!([limit, limit]) } else { json!([limit]) };
+            let plan = read(|process| process["rlimits"] = list);
+            let good = kind != "RLIMIT_X" && soft <= hard && !twice;
+            prop_assert_eq!(plan.is_ok(), good);
+            if let Ok(plan) = plan {
+                prop_assert_eq!((plan.limits[0].soft, plan.limits[0].hard), (soft, hard));
+            }
+        }
+
         #[test]
         fn any_bytes_are_parsed_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = super::super::parse_process(&bytes);

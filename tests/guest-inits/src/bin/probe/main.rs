@@ -1,7 +1,10 @@
 //! Runs inside of containers for the agent's cases: makes system calls that no applet makes, and
 //! prints what came of them. `probe SUBJECT ARGUMENT...`; one file for each chapter of the cases.
 
+mod calls;
 mod limits;
+mod notify;
+mod scheduling;
 
 use std::process::ExitCode;
 
@@ -13,7 +16,10 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let result = match *subject {
+        "call" => calls::make(args),
         "limit" => limits::show(args),
+        "notify" => notify::decide(args),
+        "scheduling" => scheduling::show(args),
         _ => Err(format!("{subject}: no such subject")),
     };
     match result {
