@@ -138,14 +138,14 @@ impl Bed {
     /// # Errors
     /// When the guest does not come up, with the end of its console.
     pub fn boot(folder: &Path) -> Result<Self> {
-        Self::boot_with(folder, &[])
+        Self::boot_with_images(folder, &[])
     }
 
     /// The same, with further EROFS images: serial and file.
     ///
     /// # Errors
     /// As [`Self::boot`].
-    pub fn boot_with(folder: &Path, images: &[(&str, PathBuf)]) -> Result<Self> {
+    pub fn boot_with_images(folder: &Path, images: &[(&str, PathBuf)]) -> Result<Self> {
         let folder = folder.join(format!("agent-bed-{}-{}", std::process::id(), next()));
         let machine = machine::start(&folder, images)?;
         let runtime =
@@ -178,6 +178,11 @@ impl Bed {
                 status = self.life.surprise() => panic!("the VM has ended with {status}: see its console"),
             }
         })
+    }
+
+    /// Kills the VM, as a crash would.
+    pub fn pull_plug(&self) {
+        self.life.pull_plug();
     }
 
     /// Opens a stream to the agent under a new token.

@@ -19,8 +19,9 @@ use nix::{
 };
 use tokio_vsock::VMADDR_CID_ANY;
 
-/// Streams that wait to be accepted.
-const BACKLOG: i32 = 128;
+/// Streams that wait to be accepted: three for each of some hundred processes that start at once. One
+/// too many is refused by the kernel.
+const BACKLOG: i32 = 1024;
 
 /// Why the host cannot be reached.
 #[derive(Debug, thiserror::Error)]

@@ -22,7 +22,7 @@ pub struct Call {
 
 impl Call {
     fn word(&self, offset: u32) -> Option<u32> {
-        if offset % 4 != 0 {
+        if !offset.is_multiple_of(4) {
             return None;
         }
         match offset {
@@ -30,7 +30,8 @@ impl Call {
             4 => Some(self.arch),
             16..64 => {
                 let arg = self.args[(offset as usize - 16) / 8];
-                u32::try_from(if offset % 8 == 0 { arg & 0xffff_ffff } else { arg >> 32 }).ok()
+                u32::try_from(if offset.is_multiple_of(8) { arg & 0xffff_ffff } else { arg >> 32 })
+                    .ok()
             }
             _ => None,
         }

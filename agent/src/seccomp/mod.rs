@@ -12,13 +12,14 @@
 //! one is named twice, which makes each an alternative; a rule with the default action says nothing; a
 //! name that no architecture knows is passed over. What is numbered above all that a policy names
 //! gives ENOSYS when the policy is not permissive, so that programs which try new system calls
-//! fall back to old ones. On x86, socketcall(2) and ipc(2) go by their own names alone.
+//! fall back to old ones.
 
 mod assembler;
 mod compile;
 mod default;
 #[cfg(test)]
 mod machine;
+mod multiplexed;
 mod numbers;
 mod policy;
 mod spec;

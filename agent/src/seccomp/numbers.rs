@@ -76,7 +76,7 @@ mod tests {
         for line in TABLE.lines() {
             let words: Vec<&str> = line.split(' ').collect();
             let number = |word: &&str| *word == "-" || word.parse::<u16>().is_ok_and(|n| n < 1000);
-            assert!(words.len() == 4 && words[1..].iter().all(|word| number(word)), "{line}");
+            assert!(words.len() == 4 && words[1..].iter().all(number), "{line}");
         }
     }
 }

@@ -10,6 +10,7 @@ use oci_spec::runtime::{
 use super::{
     FLAG_SPEC_ALLOW, Filter, Listener, Profile, Program,
     compile::compile,
+    multiplexed::other_way,
     numbers::Abi,
     policy::{Action, Comparison, Operator, Policy, Rule},
 };
@@ -101,6 +102,13 @@ fn read_syscall<'a>(
     let args = syscall.args().as_deref().unwrap_or_default();
     let comparisons: Vec<Comparison> =
         args.iter().map(|arg| comparison(arg, field)).collect::<Result<_, _>>()?;
+    if comparisons.is_empty() {
+        rules.extend(names.iter().filter_map(|name| other_way(name)).map(|(name, first)| Rule {
+            names: vec![name],
+            action,
+            comparisons: vec![first],
+        }));
+    }
     let mut seen = HashSet::new();
     if comparisons.iter().all(|comparison| seen.insert(comparison.argument)) {
         rules.push(Rule { names, action, comparisons });

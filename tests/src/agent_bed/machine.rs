@@ -42,6 +42,7 @@ pub struct Machine {
 pub struct Life {
     ended: watch::Receiver<Option<String>>,
     expected: Arc<AtomicBool>,
+    plug: Arc<AtomicBool>,
 }
 
 impl Life {
@@ -56,6 +57,11 @@ impl Life {
             std::future::pending::<()>().await;
         }
         status
+    }
+
+    /// Kills it, within a moment.
+    pub fn pull_plug(&self) {
+        self.plug.store(true, Ordering::Relaxed);
     }
 
     /// Its end will be no surprise.
@@ -94,9 +100,10 @@ pub fn start(folder: &Path, images: &[(&str, PathBuf)]) -> Result<Machine> {
         };
         let (tell, ended) = watch::channel(None);
         let expected = Arc::new(AtomicBool::new(false));
-        let life = Life { ended, expected: expected.clone() };
+        let plug = Arc::new(AtomicBool::new(false));
+        let life = Life { ended, expected: expected.clone(), plug: plug.clone() };
         if sender.send(greet(&mut *vm, life)).is_ok() {
-            keep(&mut *vm, &tell, &expected);
+            keep(&mut *vm, &tell, &expected, &plug);
         }
     })?;
     let machine = receiver.recv().map_err(|_| anyhow!("the thread of the VM has ended"))?;
@@ -143,9 +150,18 @@ fn greet(vm: &mut dyn Vm, life: Life) -> Result<Machine> {
 
 /// Holds the VM for as long as the process lives. When it ends before, shows the console, and tells
 /// those who wait for something of it.
-fn keep(vm: &mut dyn Vm, tell: &watch::Sender<Option<String>>, expected: &AtomicBool) {
+fn keep(
+    vm: &mut dyn Vm,
+    tell: &watch::Sender<Option<String>>,
+    expected: &AtomicBool,
+    plug: &AtomicBool,
+) {
     let status = loop {
         thread::sleep(Duration::from_millis(100));
+        if plug.load(Ordering::Relaxed) {
+            // Its end is seen below.
+            let _ = vm.kill();
+        }
         if let Ok(Some(status)) = vm.try_wait() {
             break status.to_string();
         }

@@ -24,7 +24,8 @@ fn disk_keeps_what_was_written_and_is_clean_after_deletion() {
     let device = json!([{"path": "/dev/disk", "type": "b", "major": 254, "minor": 32}]);
     let container =
         Container::sh("dd if=/dev/disk bs=1 skip=1082 count=2 2>/dev/null | od -An -tx1")
-            .with("/linux/devices", device);
+            .with("/linux/devices", device)
+            .with("/linux/resources", json!({"devices": [{"allow": true, "access": "r"}]}));
     // s_state of the superblock: EXT4_VALID_FS.
     assert_eq!(output(bed, &container).trim(), "01 00");
 }

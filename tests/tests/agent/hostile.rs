@@ -103,7 +103,7 @@ fn field_that_is_not_done_is_refused_by_its_name() {
     let bed = bed_or_skip!();
     for (pointer, value, field) in [
         ("/hooks", json!({"createRuntime": [{"path": "/x"}]}), "hooks.createRuntime"),
-        ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp"),
+        ("/process/commandLine", json!("dir"), "process.commandLine"),
         ("/linux/resources", json!({"rdma": {"x": {"hcaHandles": 1}}}), "linux.resources.rdma"),
     ] {
         let refused = refusal(bed.run(&Container::sh("true").with(pointer, value)));

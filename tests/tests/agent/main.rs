@@ -13,12 +13,15 @@
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped is a failed case")]
 
 mod filesystem;
+mod harness;
 mod hostile;
 
 mod life;
+mod privileges;
 mod process;
 mod resources;
 mod sandbox;
+mod seccomp;
 mod stdio;
 mod stress;
 

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     };
     let result = match *subject {
         "call" => calls::make(args),
+        "call32" => calls::make_32(args),
         "limit" => limits::show(args),
         "notify" => notify::decide(args),
         "scheduling" => scheduling::show(args),

@@ -42,18 +42,23 @@ struct Response {
     flags: u32,
 }
 
-/// `notify SOCKET COUNT`: takes one listener, prints what comes with it, and answers so many
-/// calls: with 4242 for getppid, and with EADDRINUSE for any other.
+/// `notify SOCKET COUNT...`: takes a listener for each count, one after the other, prints what comes with
+/// it, and answers so many calls: with 4242 for getppid, and with EADDRINUSE for any other.
 pub fn decide(args: &[&str]) -> Result<String, String> {
-    let [path, count] = args else { return Err("notify SOCKET COUNT".to_owned()) };
-    let count: usize = count.parse().map_err(|_| "COUNT is no number")?;
+    let [path, counts @ ..] = args else { return Err("notify SOCKET COUNT...".to_owned()) };
     let socket = UnixListener::bind(path).map_err(|error| format!("bind {path}: {error}"))?;
     println!("listening");
-    let (stream, _) = socket.accept().map_err(|error| format!("accept: {error}"))?;
-    let (state, listener) = receive(stream)?;
-    println!("{state}");
-    for _ in 0..count {
-        answer(&listener)?;
+    let mut listeners = Vec::new();
+    for count in counts {
+        let count: usize = count.parse().map_err(|_| "COUNT is no number")?;
+        let (stream, _) = socket.accept().map_err(|error| format!("accept: {error}"))?;
+        let (state, listener) = receive(stream)?;
+        println!("{state}");
+        for _ in 0..count {
+            answer(&listener)?;
+        }
+        // While it is open, its process lives on.
+        listeners.push(listener);
     }
     Ok("done".to_owned())
 }

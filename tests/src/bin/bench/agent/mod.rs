@@ -37,7 +37,7 @@ const TRUE: &str = "/bin/true";
 pub fn against_runtimes(rounds: usize, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let image = rival::image(folder.path())?;
-    let bed = Bed::boot_with(folder.path(), &[(rival::IMAGE, image)])?;
+    let bed = Bed::boot_with_images(folder.path(), &[(rival::IMAGE, image)])?;
     report.add("agent, resident after its start", resident(&bed)?, "MiB", Some(6.0));
     let arena = Arena::open(&bed)?;
     let sleeper = Sleeper::start(&bed)?;
