@@ -105,7 +105,7 @@ fn privileged_container_has_its_guest_and_nothing_of_the_host() {
     sh("head -c 1 /dev/vda | wc -c").code(0);
     let script = "mknod /dev/my-null c 1 3 && echo x > /dev/my-null && rm /dev/my-null";
     sh(script).code(0);
-    let term = bed.on_terminal(&["exec", "-it", "box", "tty"]);
+    let mut term = bed.on_terminal(&["exec", "-it", "box", "tty"]);
     term.expect("/dev/pts/0");
     assert_eq!(term.wait(), 0);
     assert_eq!(bed.inspect("box")["HostConfig"]["Privileged"], true);
@@ -117,7 +117,7 @@ fn privileged_container_has_a_terminal_like_any_other() {
     let bed = Bed::new();
     let script = "tty; test -c /dev/console && echo there";
     let words = ["run", "-it", "--rm", "--privileged", BUSYBOX, "sh", "-c", script];
-    let term = bed.on_terminal(&words);
+    let mut term = bed.on_terminal(&words);
     term.expect("/dev/pts/0");
     term.expect("there");
     assert_eq!(term.wait(), 0);
