@@ -12,8 +12,8 @@
 use std::time::Duration;
 
 /// How long the agent keeps a stream that no request has named, and a request waits for one that
-/// has not arrived.
-pub const CLAIM_DEADLINE: Duration = Duration::from_secs(10);
+/// has not arrived. Many at once take long in a translated guest on a busy machine.
+pub const CLAIM_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Names a stream between the connection and the request that claims it. Never 0 on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,7 +3,9 @@
 //! all cases of a test process.
 
 mod container;
+mod files;
 pub mod images;
+mod life;
 mod machine;
 
 use std::{
@@ -35,6 +37,7 @@ use ttrpc::{
 };
 
 pub use container::{Container, process};
+pub use files::{FILES, with_files};
 pub use images::{DISK, HOSTILE_IMAGE, IMAGE};
 
 /// Of a call: a translated guest on a busy machine is slow.

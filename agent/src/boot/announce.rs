@@ -19,10 +19,6 @@ use nix::{
 };
 use tokio_vsock::VMADDR_CID_ANY;
 
-/// Streams that wait to be accepted: three for each of some hundred processes that start at once. One
-/// too many is refused by the kernel.
-const BACKLOG: i32 = 1024;
-
 /// Why the host cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum AnnounceError {
@@ -66,7 +62,9 @@ fn vsock_socket() -> Result<OwnedFd, Errno> {
 
 fn listening(socket: OwnedFd) -> Result<OwnedFd, Errno> {
     bind(socket.as_raw_fd(), &VsockAddr::new(VMADDR_CID_ANY, STREAM_PORT))?;
-    listen(&socket, Backlog::new(BACKLOG)?)?;
+    // As many as the kernel lets wait: a hundred execs at once bring three hundred streams before the
+    // agent gets to accept one, and those beyond the backlog would be reset.
+    listen(&socket, Backlog::MAXALLOWABLE)?;
     Ok(socket)
 }
 

@@ -18,8 +18,9 @@ use crate::{
 };
 use announce::{AnnounceError, Announced};
 
-/// Threads for what blocks. They end when they have had nothing to do for a while.
-const MAX_BLOCKING_THREADS: usize = 32;
+/// Threads for what blocks. They end when they have had nothing to do for a while. Enough that many
+/// containers whose devices do not appear leave some for the others.
+const MAX_BLOCKING_THREADS: usize = 256;
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(2);
 const THREAD_STACK: usize = 256 << 10;
 /// How long containers may take to go when the host is gone: it will not miss them.

@@ -10,10 +10,16 @@ use nix::{
 };
 
 use super::BootError;
-use crate::{container::ROOT_MOUNT_POINT, storage::SCRATCH_FOLDER, supervisor::sandbox};
+use crate::{
+    container::ROOT_MOUNT_POINT,
+    storage::SCRATCH_FOLDER,
+    supervisor::{BUNDLES, sandbox},
+};
 
 const ROOT: &str = "/root";
 const PLAIN: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+/// Programs of the host lie there: hooks.
+const PROGRAMS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 const DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
 
 struct PseudoFilesystem {
@@ -37,7 +43,7 @@ const PSEUDO_FILESYSTEMS: [PseudoFilesystem; 6] = [
     pseudo("sysfs", "/sys", PLAIN, None),
     pseudo("devtmpfs", "/dev", DEVICES, Some("mode=755")),
     pseudo("devpts", "/dev/pts", DEVICES, Some("mode=620,ptmxmode=666,gid=5")),
-    pseudo("tmpfs", "/run", PLAIN, Some("mode=755")),
+    pseudo("tmpfs", "/run", PROGRAMS, Some("mode=755")),
     pseudo("tmpfs", "/tmp", PLAIN, Some("mode=1777")),
 ];
 
@@ -99,5 +105,7 @@ pub fn mount_cgroups() -> Result<(), BootError> {
 
 /// What the agent works in.
 pub fn make_folders() -> Result<(), BootError> {
-    ["/run/husk", ROOT_MOUNT_POINT, SCRATCH_FOLDER, sandbox::FILES].into_iter().try_for_each(make)
+    ["/run/husk", ROOT_MOUNT_POINT, SCRATCH_FOLDER, sandbox::FILES, BUNDLES]
+        .into_iter()
+        .try_for_each(make)
 }

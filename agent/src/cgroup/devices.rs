@@ -3,14 +3,16 @@
 //! a device that no rule speaks of is denied. Nodes of `linux.devices` are no rules.
 
 use std::{
+    fs::File,
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Once, OnceLock},
 };
 
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
-use super::{CgroupError, program};
+use super::{CgroupError, ROOT, program};
 use crate::{spec::SpecError, sys::bpf};
 
 const FIELD: &str = "linux.resources.devices";
@@ -205,6 +207,23 @@ fn load(rules: &Rules) -> Result<Program, CgroupError> {
     Ok(Some(program))
 }
 
+/// The kernel patches its code when the first program comes and when the last one goes, each time a
+/// single container comes and goes. A program that allows everything stays on the root, and so does
+/// the patch.
+fn keep_hooks_on() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let open = Rules { default_allow: true, rules: Vec::new() };
+        let attach = || {
+            let root = File::open(ROOT)?;
+            let program = bpf::load_device_program(&program::assemble(&open))?;
+            io::Result::Ok(bpf::attach_device_program(root.as_fd(), program.as_fd(), None)?)
+        };
+        // Without it everything works, and slower.
+        let _ = attach();
+    });
+}
+
 fn no_filter(operation: &'static str) -> impl Fn(Errno) -> CgroupError {
     move |errno| match errno {
         Errno::ENOSYS => CgroupError::NoDeviceFilter { option: "CONFIG_BPF_SYSCALL" },
@@ -238,6 +257,7 @@ impl Filter {
     /// [`CgroupError`].
     pub fn attach(&mut self, cgroup: BorrowedFd<'_>) -> Result<(), CgroupError> {
         if let Some(program) = self.program.as_ref().filter(|_| !self.attached) {
+            keep_hooks_on();
             bpf::attach_device_program(cgroup, program.as_fd(), None)
                 .map_err(no_filter("attach"))?;
         }
@@ -291,7 +311,7 @@ impl Rules {
         };
         request.access.iter().all(|access| {
             let speaks = |rule: &&Rule| rule.access.contains(access);
-            let last = self.rules.iter().filter(matches).filter(speaks).next_back();
+            let last = self.rules.iter().filter(matches).rfind(speaks);
             last.map_or(self.default_allow, |rule| rule.allow)
         })
     }

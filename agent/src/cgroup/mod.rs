@@ -43,7 +43,7 @@ pub enum CgroupError {
     #[error("linux.cgroupsPath: {0} is taken")]
     Taken(String),
     /// The kernel has no such controller or file.
-    #[error("the guest kernel has no {file} ({option})")]
+    #[error("linux.resources: the guest kernel has no {file} ({option})")]
     NoController {
         /// The file that is missing.
         file: String,
@@ -129,6 +129,17 @@ pub struct CgroupPlan {
 }
 
 impl CgroupPlan {
+    /// One without limits, for what is no container: among the containers', under a name that no
+    /// container's id can be.
+    #[must_use]
+    pub fn unlimited(name: &str) -> Self {
+        Self {
+            path: format!("{DEFAULT_PARENT}/@{name}"),
+            limits: Limits::default(),
+            devices: Rules::default(),
+        }
+    }
+
     /// Reads `linux.cgroupsPath` and `linux.resources`.
     ///
     /// # Errors

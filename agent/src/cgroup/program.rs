@@ -2,7 +2,9 @@
 //! `struct bpf_cgroup_dev_ctx` of linux/bpf.h). Pure: an assembler for the few instructions it takes.
 //!
 //! The last rule that speaks of a kind of access decides on it. So the program asks the rules from the
-//! last to the first, and crosses off what one has allowed, until nothing is left.
+//! last to the first, and crosses off what one has allowed, until nothing is left. That is all it
+//! remembers from one rule to the next: the kernel's verifier follows every combination of what is
+//! remembered, and would give up on a long list.
 
 use super::devices::{Kind, Rule, Rules};
 
@@ -11,13 +13,12 @@ const RESULT: u8 = 0;
 const CONTEXT: u8 = 1;
 /// What is asked for and not yet allowed.
 const ACCESS: u8 = 2;
-const KIND: u8 = 3;
-const MAJOR: u8 = 4;
-const MINOR: u8 = 5;
+/// What a rule compares.
+const NUMBER: u8 = 3;
 
 /// Class, operation and operand: linux/bpf.h and linux/bpf_common.h.
 const LOAD_WORD: u8 = 0x61;
-const MOVE_REGISTER: u8 = 0xbf;
+const LOAD_HALF: u8 = 0x69;
 const MOVE: u8 = 0xb7;
 const AND: u8 = 0x57;
 const SHIFT_RIGHT: u8 = 0x77;
@@ -29,10 +30,9 @@ const EXIT: u8 = 0x95;
 
 /// Offsets in `struct bpf_cgroup_dev_ctx`.
 const ACCESS_TYPE: i16 = 0;
-const MAJOR_OFFSET: i16 = 4;
-const MINOR_OFFSET: i16 = 8;
-/// `access_type` has the kind below and the access above.
-const KIND_MASK: i32 = 0xffff;
+const MAJOR: i16 = 4;
+const MINOR: i16 = 8;
+/// `access_type` has the kind in its lower half and the access above.
 const ACCESS_SHIFT: i32 = 16;
 
 /// `struct bpf_insn`.
@@ -58,8 +58,8 @@ fn with_value(code: u8, target: u8, value: i32) -> Instruction {
     Instruction { code, target, source: 0, offset: 0, value }
 }
 
-fn load(target: u8, offset: i16) -> Instruction {
-    Instruction { code: LOAD_WORD, target, source: CONTEXT, offset, value: 0 }
+fn load(code: u8, target: u8, offset: i16) -> Instruction {
+    Instruction { code, target, source: CONTEXT, offset, value: 0 }
 }
 
 /// The two ends of the program.
@@ -79,18 +79,12 @@ pub fn assemble(rules: &Rules) -> Vec<u64> {
 }
 
 fn instructions(rules: &Rules) -> Vec<Instruction> {
-    let mut lines: Vec<Line> = [
-        load(ACCESS, ACCESS_TYPE),
-        Instruction { code: MOVE_REGISTER, target: KIND, source: ACCESS, offset: 0, value: 0 },
-        with_value(AND, KIND, KIND_MASK),
-        with_value(SHIFT_RIGHT, ACCESS, ACCESS_SHIFT),
-        load(MAJOR, MAJOR_OFFSET),
-        load(MINOR, MINOR_OFFSET),
-    ]
-    .map(|instruction| (instruction, None))
-    .into();
-    // One who only looks whether the node is there.
-    lines.push((with_value(JUMP_IF_EQUAL, ACCESS, 0), Some(Verdict::Allow)));
+    let mut lines: Vec<Line> = vec![
+        (load(LOAD_WORD, ACCESS, ACCESS_TYPE), None),
+        (with_value(SHIFT_RIGHT, ACCESS, ACCESS_SHIFT), None),
+        // One who only looks whether the node is there.
+        (with_value(JUMP_IF_EQUAL, ACCESS, 0), Some(Verdict::Allow)),
+    ];
     for rule in rules.rules.iter().rev() {
         lines.extend(rule_lines(rule));
     }
@@ -112,19 +106,23 @@ fn rule_lines(rule: &Rule) -> Vec<Line> {
         Kind::Character => 2,
     });
     let number = |number: Option<u32>| number.map(u32::cast_signed);
-    let wanted = [(KIND, kind), (MAJOR, number(rule.major)), (MINOR, number(rule.minor))];
-    let conditions: Vec<_> =
-        wanted.into_iter().filter_map(|(register, value)| Some((register, value?))).collect();
-    // Over the conditions that follow, and the body.
-    let skip = |index: usize| distance(index + 1, conditions.len() + body.len());
-    let mut lines: Vec<Line> = conditions
-        .iter()
-        .enumerate()
-        .map(|(index, &(register, value))| {
-            let jump = with_value(JUMP_IF_OTHER, register, value);
-            (Instruction { offset: skip(index), ..jump }, None)
-        })
-        .collect();
+    let conditions: Vec<(Instruction, i32)> = [
+        (load(LOAD_HALF, NUMBER, ACCESS_TYPE), kind),
+        (load(LOAD_WORD, NUMBER, MAJOR), number(rule.major)),
+        (load(LOAD_WORD, NUMBER, MINOR), number(rule.minor)),
+    ]
+    .into_iter()
+    .filter_map(|(load, wanted)| Some((load, wanted?)))
+    .collect();
+    let end = 2 * conditions.len() + body.len();
+    let mut lines: Vec<Line> = Vec::with_capacity(end);
+    for (load, wanted) in conditions {
+        lines.push((load, None));
+        // Over the conditions that follow, and the body.
+        let offset = distance(lines.len() + 1, end);
+        let jump = Instruction { offset, ..with_value(JUMP_IF_OTHER, NUMBER, wanted) };
+        lines.push((jump, None));
+    }
     lines.extend(body);
     lines
 }
@@ -187,7 +185,6 @@ mod tests {
         loop {
             let instruction = program[at];
             let value = i64::from(instruction.value).cast_unsigned();
-            let source = registers[usize::from(instruction.source)];
             let target = &mut registers[usize::from(instruction.target)];
             assert!(instruction.offset >= 0, "backwards");
             let offset = usize::try_from(instruction.offset).unwrap();
@@ -198,8 +195,8 @@ mod tests {
                     *target = context[offset / 4].into();
                     false
                 }
-                MOVE_REGISTER => {
-                    *target = source;
+                LOAD_HALF => {
+                    *target = (context[offset / 4] & 0xffff).into();
                     false
                 }
                 MOVE => {

@@ -8,7 +8,7 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::AtFlags,
-    sys::stat::{Mode, SFlag, fstatat, makedev, mknodat},
+    sys::stat::{Mode, SFlag, makedev, mknodat},
     unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat},
 };
 
@@ -101,31 +101,16 @@ fn make_in(
     let mode = Mode::from_bits_truncate(device.mode);
     let number = makedev(device.major.into(), device.minor.into());
     match mknodat(folder, name, kind, mode, number) {
+        Ok(()) if (device.uid, device.gid) == (0, 0) => return Ok(()),
         Ok(()) => {}
         Err(Errno::EEXIST) => {
-            replace(folder, name, kind, number).map_err(failed())?;
-            mknodat(folder, name, kind, mode, number)
-                .or_else(|errno| if errno == Errno::EEXIST { Ok(()) } else { Err(errno) })
+            // It may have been made with another mode and owner: by default, or by the image.
+            unlinkat(folder, name, UnlinkatFlags::NoRemoveDir)
+                .and_then(|()| mknodat(folder, name, kind, mode, number))
                 .map_err(failed())?;
         }
         Err(errno) => return Err(failed()(errno)),
     }
-    if (device.uid, device.gid) == (0, 0) {
-        return Ok(());
-    }
     let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
     fchownat(folder, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed())
-}
-
-/// Takes away what is in a node's place, unless it is that very node.
-fn replace(
-    folder: &OwnedFd,
-    name: &std::ffi::OsStr,
-    kind: SFlag,
-    number: libc::dev_t,
-) -> Result<(), Errno> {
-    let file = fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-    let same = SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT == kind
-        && (kind == SFlag::S_IFIFO || file.st_rdev == number);
-    if same { Ok(()) } else { unlinkat(folder, name, UnlinkatFlags::NoRemoveDir) }
 }

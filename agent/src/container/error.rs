@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use husk_protocols::error::ErrorKind;
 use nix::errno::Errno;
 
-use super::{command::CommandError, identity::UserError};
+use super::{command::CommandError, hooks::HookError, identity::UserError};
 use crate::{failure::errno_kind, mount::MountError};
 
 /// Why a process could not be set up.
@@ -73,6 +73,9 @@ pub enum StageError {
     /// `process.args`.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// `hooks.createContainer` and `hooks.startContainer`.
+    #[error(transparent)]
+    Hook(#[from] HookError),
 }
 
 impl StageError {
@@ -98,8 +101,10 @@ impl StageError {
             Self::Link(_) => ErrorKind::Internal,
             Self::Step { source, .. } | Self::Path { source, .. } => errno_kind(*source),
             Self::Mount { source, .. } => match source {
-                MountError::NoFileSystem { .. } => ErrorKind::Unsupported,
-                MountError::Option { .. } | MountError::Source { .. } => ErrorKind::Invalid,
+                MountError::NoFileSystem { .. } | MountError::NotMapped => ErrorKind::Unsupported,
+                MountError::Option { .. }
+                | MountError::Source { .. }
+                | MountError::NoMountPoint => ErrorKind::Invalid,
                 MountError::Make { source, .. } | MountError::Step { source, .. } => {
                     errno_kind(*source)
                 }
@@ -109,6 +114,7 @@ impl StageError {
             }
             Self::Kernel { .. } => ErrorKind::Unsupported,
             Self::Command(error) => error.kind(),
+            Self::Hook(error) => error.kind(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{convert::Infallible, fs, io::Write, os::fd::OwnedFd, path::Path};
 use nix::{errno::Errno, sched::unshare};
 
 use super::{
-    StageError, labels,
+    StageError, hooks, labels,
     link::Link,
     plan::InitPlan,
     process::{self, Gate},
@@ -33,8 +33,12 @@ pub fn run(
     }
     set_names(plan)?;
     set_sysctl(plan)?;
-    let terminal = rootfs::enter(plan, cgroup, root)?;
-    process::become_process(link, &plan.process, terminal, Gate::Wait)
+    let before_root = || match &plan.hooks {
+        Some(hooks) => hooks::before_root(link, hooks),
+        None => Ok(()),
+    };
+    let terminal = rootfs::enter(plan, cgroup, root, before_root)?;
+    process::become_process(link, &plan.process, terminal, Gate::Wait(plan.hooks.as_ref()))
 }
 
 fn set_names(plan: &InitPlan) -> Result<(), StageError> {

@@ -20,11 +20,13 @@ use crate::{failure, sys};
 
 /// The stage's end of the socket.
 pub const LINK: i32 = 3;
-/// Tells a waiting stage to start the process, or that the listener has its descriptor.
+/// Tells a waiting stage to go on.
 pub const GO: u8 = 1;
 /// Longest message. A spec of the longest RPC fits.
 const MAX_FRAME: usize = 8 << 20;
 const HEADER: usize = 4;
+/// Room for a report of a number, and its header.
+const SHORT_FRAME: usize = 16;
 /// Longest message of a failure: a hostile path can be in it.
 const MAX_TEXT: usize = 4096;
 
@@ -57,6 +59,8 @@ pub enum Report {
     Listener(RawFd),
     /// It will end.
     Failed(Failure),
+    /// Mounts and devices are there, the root is not entered; it waits for the agent's hooks.
+    Prepared,
 }
 
 /// Why a stage ends.
@@ -146,9 +150,16 @@ impl Link {
     /// # Errors
     /// [`StageError::Link`].
     pub fn hand_over(&self, listener: BorrowedFd<'_>) -> Result<(), StageError> {
-        frame(&Report::Listener(listener.as_raw_fd()))
-            .and_then(|frame| (&self.0).write_all(&frame))
-            .map_err(StageError::Link)?;
+        let tell = || -> io::Result<()> {
+            // Without an allocation, which could need a call that the filter has something against.
+            let mut frame = [0; SHORT_FRAME];
+            let (header, body) = frame.split_at_mut(HEADER);
+            let report = Report::Listener(listener.as_raw_fd());
+            let len = postcard::to_slice(&report, body).map_err(io::Error::other)?.len();
+            header.copy_from_slice(&u32::try_from(len).map_err(io::Error::other)?.to_le_bytes());
+            (&self.0).write_all(frame.get(..HEADER + len).unwrap_or_default())
+        };
+        tell().map_err(StageError::Link)?;
         self.wait_for_go()
     }
 
@@ -161,6 +172,14 @@ impl Link {
         self.send(&Report::Failed(Failure { kind: error.kind(), message }), None)
     }
 
+    /// Says that the agent's hooks can run.
+    ///
+    /// # Errors
+    /// [`StageError::Link`].
+    pub fn prepared(&self) -> Result<(), StageError> {
+        self.send(&Report::Prepared, None).map_err(StageError::Link)
+    }
+
     fn send(&self, report: &Report, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let frame = frame(report)?;
         // One call: a report is far shorter than the socket's buffer.
@@ -170,7 +189,7 @@ impl Link {
         }
     }
 
-    /// Waits until the process is to start. Blocks.
+    /// Waits for the agent's word. Blocks.
     ///
     /// # Errors
     /// [`StageError::Link`], also when the agent closes the link instead.

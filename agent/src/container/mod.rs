@@ -7,12 +7,15 @@
 //!                    \--Failed--> (end)              \--Failed--> (end)
 //! ```
 //!
-//! An exec into a running container does not wait for `Go`.
+//! An exec into a running container does not wait for `Go`. One with hooks pauses once more, and says
+//! `Prepared`: see [`hooks`].
 
 mod command;
+mod copy_up;
 mod devices;
 mod error;
 mod hidden;
+pub mod hooks;
 mod identity;
 mod init;
 mod join;

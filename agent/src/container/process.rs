@@ -1,7 +1,13 @@
 //! The last steps of every process, a container's first one or an exec's: terminal, limits, user,
 //! privileges, folder, command, and the exec itself.
 
-use std::{convert::Infallible, ffi::CString, fs, os::fd::AsFd, path::Path};
+use std::{
+    convert::Infallible,
+    ffi::CString,
+    fs,
+    os::fd::{AsFd, IntoRawFd},
+    path::Path,
+};
 
 use nix::{
     errno::Errno,
@@ -14,10 +20,10 @@ use nix::{
 };
 
 use super::{
-    StageError, command,
+    StageError, command, hooks,
     identity::{self, Identity},
     link::{LINK, Link},
-    plan::ProcessPlan,
+    plan::{ProcessPlan, StageHooks},
     privileges::{self, Privileges},
     scheduling,
     terminal::Terminal,
@@ -32,9 +38,9 @@ const DEFAULT_UMASK: u32 = 0o022;
 
 /// Whether the process waits for the agent's word before its exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
-    /// A container's first process.
-    Wait,
+pub enum Gate<'a> {
+    /// A container's first process. Its hooks run after the word, as the user that the process is.
+    Wait(Option<&'a StageHooks>),
     /// An exec.
     Open,
 }
@@ -60,7 +66,7 @@ pub fn become_process(
     link: &Link,
     plan: &ProcessPlan,
     terminal: Option<Terminal>,
-    gate: Gate,
+    gate: Gate<'_>,
 ) -> Result<Infallible, StageError> {
     new_keyring()?;
     let master = match terminal {
@@ -92,30 +98,38 @@ pub fn become_process(
         },
     )?;
     let program = Program::find(plan, &identity)?;
+    let filter = plan.filter.as_ref().map(prepare);
     sys::process::restore_sigpipe().map_err(StageError::step("restore SIGPIPE"))?;
     sys::descriptor::close_on_exec_from(LINK.cast_unsigned())
         .map_err(StageError::step("close descriptors"))?;
     link.ready(master.as_ref().map(AsFd::as_fd))?;
     drop(master);
-    if gate == Gate::Wait {
+    if let Gate::Wait(hooks) = gate {
         link.wait_for_go()?;
+        hooks.map_or(Ok(()), hooks::before_program)?;
     }
-    if let Some(filter) = &plan.filter {
+    if let Some(filter) = &filter {
         load(filter, link)?;
     }
     program.exec()
 }
 
-/// Nothing but the exec comes after it, so that a filter need allow nothing else. With a listener
-/// there is the word about it too, a write, and a read until the listener has it.
-fn load(filter: &Filter, link: &Link) -> Result<(), StageError> {
+fn prepare(filter: &Filter) -> sys::seccomp::Filter {
     let listens = if filter.listens { Listens::Yes } else { Listens::No };
-    let listener = sys::seccomp::load(filter.program.bytes(), filter.flags, listens)
-        .map_err(StageError::step("load the seccomp filter"))?;
-    match listener {
-        Some(listener) => link.hand_over(listener.as_fd()),
-        None => Ok(()),
+    sys::seccomp::Filter::new(filter.program.bytes(), filter.flags, listens)
+}
+
+/// Nothing but the exec comes after it, so that a filter need allow nothing else: no memory is taken or
+/// given back. With a listener there is the word about it too, a write, and a read until the listener
+/// has it.
+fn load(filter: &sys::seccomp::Filter, link: &Link) -> Result<(), StageError> {
+    let listener = filter.load().map_err(StageError::step("load the seccomp filter"))?;
+    if let Some(listener) = listener {
+        link.hand_over(listener.as_fd())?;
+        // The exec closes it.
+        let _ = listener.into_raw_fd();
     }
+    Ok(())
 }
 
 fn new_keyring() -> Result<(), StageError> {
@@ -161,9 +175,7 @@ fn enter_cwd(path: &Path) -> Result<(), StageError> {
 /// What is executed.
 struct Program {
     name: String,
-    path: CString,
-    args: Vec<CString>,
-    env: Vec<CString>,
+    exec: sys::process::Exec,
 }
 
 impl Program {
@@ -183,16 +195,13 @@ impl Program {
             env.retain(|variable| !variable.as_bytes().starts_with(b"HOME="));
             env.push(text(&format!("HOME={}", identity.home))?);
         }
-        Ok(Self {
-            path: text(&path.to_string_lossy())?,
-            args: plan.args.iter().map(|arg| text(arg)).collect::<Result<_, _>>()?,
-            env,
-            name,
-        })
+        let path = text(&path.to_string_lossy())?;
+        let args = plan.args.iter().map(|arg| text(arg)).collect::<Result<_, _>>()?;
+        Ok(Self { name, exec: sys::process::Exec::new(path, args, env) })
     }
 
     fn exec(self) -> Result<Infallible, StageError> {
-        let errno = sys::process::exec(&self.path, &self.args, &self.env);
+        let errno = self.exec.run();
         Err(command::CommandError::Exec { name: self.name, errno }.into())
     }
 }

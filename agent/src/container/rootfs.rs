@@ -18,17 +18,21 @@ use nix::{
 };
 
 use super::{
-    CGROUP_ROOT, ROOT_MOUNT_POINT, StageError, devices, hidden,
-    plan::{InitPlan, MountKind, MountPlan},
+    CGROUP_ROOT, ROOT_MOUNT_POINT, StageError, copy_up, devices, hidden,
+    plan::{IdMap, InitPlan, MountKind, MountPlan},
     terminal::Terminal,
 };
 use crate::{
     mount::{self, MountOptions, Root},
-    sys::mount::{Depth, attach},
+    sys::{
+        mount::{Depth, attach},
+        user_namespace,
+    },
 };
 
 /// Builds everything below the mount `root_mount` and makes it the caller's root. Returns the
-/// terminal when the process wants one.
+/// terminal when the process wants one. `before_root` is called when all mounts and devices are there
+/// and nothing is hidden yet: what it adds below the root is hidden too.
 ///
 /// # Errors
 /// [`StageError`]. Nothing outside of the caller's mount namespace is touched but files of the
@@ -37,6 +41,7 @@ pub fn enter(
     plan: &InitPlan,
     cgroup: &str,
     root_mount: OwnedFd,
+    before_root: impl FnOnce() -> Result<(), StageError>,
 ) -> Result<Option<Terminal>, StageError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let place = open(ROOT_MOUNT_POINT, flags, Mode::empty())
@@ -49,6 +54,7 @@ pub fn enter(
     let read_only = builder.mounts()?;
     let terminal = builder.devices()?;
     make_cwd(&root, plan)?;
+    before_root()?;
     hidden::make_read_only(&root, &plan.readonly_paths)?;
     hidden::mask(&root, &plan.masked_paths)?;
     for (destination, mount) in read_only {
@@ -105,8 +111,7 @@ impl Builder<'_> {
     fn mounts(&self) -> Result<Deferred, StageError> {
         let mut deferred = Vec::new();
         for plan in &self.plan.mounts {
-            // Its nodes are still to be made.
-            let later = plan.destination == Path::new("/dev") && plan.options.is_read_only();
+            let later = is_filled_later(plan) && plan.options.is_read_only();
             let options = if later { plan.options.writable() } else { plan.options.clone() };
             let mount = self.mount(plan, &options)?;
             if later {
@@ -133,10 +138,18 @@ impl Builder<'_> {
             MountKind::Filesystem { fstype, source } => {
                 let (place, options) = self.folder_for(plan, fstype, options)?;
                 let mount = mount::make(fstype, source.as_deref(), &options).map_err(failed)?;
+                if options.copy_up {
+                    copy_up::copy(&place, &mount)
+                        .map_err(StageError::path("copy up", plan.destination.clone()))?;
+                }
                 (mount, place)
             }
+            MountKind::Remount => return self.remount(plan, options),
         };
         self.check(plan, &place)?;
+        if let Some(map) = &plan.id_map {
+            map_ids(&mount, map).map_err(StageError::mount(plan.destination.clone()))?;
+        }
         attach(mount.as_fd(), place.as_fd())
             .map_err(mount::step("attach"))
             .and_then(|()| mount::finish(&mount, options))
@@ -144,11 +157,26 @@ impl Builder<'_> {
         Ok(mount)
     }
 
+    fn remount(&self, plan: &MountPlan, options: &MountOptions) -> Result<OwnedFd, StageError> {
+        let place = self
+            .root
+            .find(&plan.destination)
+            .map_err(StageError::path("find mount point", plan.destination.clone()))?;
+        mount::remount(&place, options)
+            .and_then(|()| mount::finish(&place, options))
+            .map_err(StageError::mount(plan.destination.clone()))?;
+        Ok(place)
+    }
+
     /// With a namespace of its own the container sees its part as the whole; without one, it gets
     /// only its part.
     fn cgroup_mount(&self, options: &MountOptions) -> Result<OwnedFd, mount::MountError> {
         if self.plan.namespaces.cgroup {
             mount::make("cgroup2", Some("cgroup"), options)
+        } else if let Some((key, _)) = options.data.first() {
+            // It is the guest's own file system that the container would set.
+            let (option, message) = (key.clone(), None);
+            Err(mount::MountError::Option { option, message, source: Errno::EPERM })
         } else {
             mount::bind(&Path::new(CGROUP_ROOT).join(self.cgroup), Depth::One, options)
         }
@@ -177,6 +205,10 @@ impl Builder<'_> {
         options: &MountOptions,
     ) -> Result<(OwnedFd, MountOptions), StageError> {
         let mut options = options.clone();
+        if options.is_read_only() && is_on_device(plan) {
+            // A device that cannot be written to is not mounted otherwise.
+            options.data.push(("ro".to_owned(), None));
+        }
         if fstype == "tmpfs"
             && let Ok(place) = self.root.open(&plan.destination, OFlag::O_PATH)
         {
@@ -228,6 +260,27 @@ impl Builder<'_> {
         }
         Ok(Some(terminal))
     }
+}
+
+/// The nodes of /dev are still to be made, and in any tmpfs the mount points of those after it.
+fn is_filled_later(plan: &MountPlan) -> bool {
+    let is_tmpfs = matches!(&plan.kind, MountKind::Filesystem { fstype, .. } if fstype == "tmpfs");
+    is_tmpfs || plan.destination == Path::new("/dev")
+}
+
+fn is_on_device(plan: &MountPlan) -> bool {
+    let source = match &plan.kind {
+        MountKind::Filesystem { source, .. } => source.as_deref(),
+        _ => None,
+    };
+    source.is_some_and(|source| source.starts_with('/'))
+}
+
+fn map_ids(mount: &OwnedFd, map: &IdMap) -> Result<(), mount::MountError> {
+    let namespace = user_namespace::make(&map.uid, &map.gid)
+        .map_err(mount::step("make a user namespace for uidMappings and gidMappings"))?;
+    let depth = if map.recursive { Depth::Tree } else { Depth::One };
+    mount::map_ids(mount, namespace.as_fd(), depth)
 }
 
 fn is_on_proc(place: &OwnedFd) -> Result<bool, StageError> {

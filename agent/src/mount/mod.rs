@@ -4,11 +4,11 @@
 mod options;
 mod resolve;
 
-pub use options::{MountOptions, OptionError, Propagation};
+pub use options::{MountOptions, Propagation};
 pub use resolve::{Root, is_on};
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
 
@@ -18,7 +18,7 @@ use nix::{
     sys::stat::Mode,
 };
 
-use crate::sys::mount::{Attributes, Depth, FsContext, clone_tree, set_attributes};
+use crate::sys::mount::{self, Attributes, Depth, FsContext, clone_tree, set_attributes};
 
 /// Why a mount could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,12 @@ pub enum MountError {
         #[source]
         source: Errno,
     },
+    /// Ids cannot be mapped.
+    #[error("map ids: the guest kernel cannot map those of this file system")]
+    NotMapped,
+    /// Nothing is mounted there.
+    #[error("remount: it is no mount point")]
+    NoMountPoint,
     /// A step on the mount itself.
     #[error("{step}")]
     Step {
@@ -91,6 +97,14 @@ fn kernel_option(fstype: &str) -> String {
         "overlay" => "CONFIG_OVERLAY_FS".to_owned(),
         "fuse" | "fuseblk" => "CONFIG_FUSE_FS".to_owned(),
         "virtiofs" => "CONFIG_VIRTIO_FS".to_owned(),
+        "bpf" => "CONFIG_BPF_SYSCALL".to_owned(),
+        "tracefs" => "CONFIG_FTRACE".to_owned(),
+        "debugfs" => "CONFIG_DEBUG_FS".to_owned(),
+        "nfs4" => "CONFIG_NFS_V4".to_owned(),
+        "cifs" | "smb3" => "CONFIG_CIFS".to_owned(),
+        "hugetlbfs" | "securityfs" | "squashfs" | "pstore" | "binfmt_misc" => {
+            format!("CONFIG_{}", fstype.to_ascii_uppercase())
+        }
         other => {
             let name: String = other.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
             format!("CONFIG_{}_FS", name.to_ascii_uppercase())
@@ -146,6 +160,34 @@ pub fn bind(
     Ok(mount)
 }
 
+/// Shows the files of a detached mount under other owners: those that a user namespace maps theirs to.
+///
+/// # Errors
+/// [`MountError::NotMapped`], or [`MountError::Step`].
+pub fn map_ids(
+    mount: &OwnedFd,
+    user_namespace: BorrowedFd<'_>,
+    depth: Depth,
+) -> Result<(), MountError> {
+    mount::map_ids(mount.as_fd(), user_namespace, depth).map_err(|errno| match errno {
+        Errno::EINVAL => MountError::NotMapped,
+        errno => step("map ids")(errno),
+    })
+}
+
+/// Changes the attributes of what is mounted at a place. Those that the options do not name stay.
+///
+/// # Errors
+/// [`MountError::NoMountPoint`], or [`MountError::Step`].
+pub fn remount(place: &OwnedFd, options: &MountOptions) -> Result<(), MountError> {
+    // With nothing to change the call is made all the same: it finds out what the place is.
+    let change = Attributes { set: options.set, clear: options.clear, propagation: 0 };
+    set_attributes(place.as_fd(), change, Depth::One).map_err(|errno| match errno {
+        Errno::EINVAL => MountError::NoMountPoint,
+        errno => step("set attributes")(errno),
+    })
+}
+
 /// Applies what an attached mount can still be told: recursive attributes and propagation.
 ///
 /// # Errors
@@ -195,6 +237,7 @@ mod tests {
     fn missing_file_system_names_the_kernel_option() {
         assert_eq!(kernel_option("nfs"), "CONFIG_NFS_FS");
         assert_eq!(kernel_option("mqueue"), "CONFIG_POSIX_MQUEUE");
+        assert_eq!(kernel_option("squashfs"), "CONFIG_SQUASHFS");
         assert_eq!(kernel_option("a\nb/../c"), "CONFIG_ABC_FS");
     }
 }

@@ -86,12 +86,12 @@ impl Propagation {
 /// Why a list of options was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum OptionError {
-    /// Known, and not done by this agent.
-    #[error("option {0}")]
-    Unsupported(String),
     /// A bind mount has no file system of its own to take it.
     #[error("option {0} on a bind mount")]
     DataOnBind(String),
+    /// Only what belongs to a mount can be changed later, not what belongs to its file system.
+    #[error("option {0} with remount")]
+    DataOnRemount(String),
 }
 
 /// What a list of options says.
@@ -111,8 +111,18 @@ pub struct MountOptions {
     /// `bind` or `rbind` was among them.
     #[serde(with = "depth")]
     pub bind: Option<Depth>,
-    /// For the file system itself: `size=64k`, or a bare flag.
+    /// For the file system itself: `size=64k`, or a bare flag. Those of the superblock are among them:
+    /// the kernel takes them by the same call.
     pub data: Vec<(String, Option<String>)>,
+    /// `idmap` or `ridmap` was among them.
+    #[serde(with = "depth")]
+    pub id_map: Option<Depth>,
+    /// What is mounted there already is changed.
+    pub remount: bool,
+    /// A new tmpfs begins with what it lies over.
+    pub copy_up: bool,
+    /// Changes of files are counted.
+    pub iversion: bool,
 }
 
 /// A change of one attribute: what to set, what to clear first.
@@ -169,15 +179,27 @@ impl MountOptions {
     pub fn parse<'a>(options: impl IntoIterator<Item = &'a str>) -> Result<Self, OptionError> {
         let mut parsed = Self::default();
         for option in options {
-            parsed.take(option)?;
+            parsed.take(option);
         }
-        match parsed.data.first() {
-            Some((key, _)) if parsed.bind.is_some() => Err(OptionError::DataOnBind(key.clone())),
+        match parsed.first_of_file_system() {
+            Some(key) if parsed.remount => Err(OptionError::DataOnRemount(key)),
+            Some(key) if parsed.bind.is_some() => Err(OptionError::DataOnBind(key)),
             _ => Ok(parsed),
         }
     }
 
-    fn take(&mut self, option: &str) -> Result<(), OptionError> {
+    /// What only a new file system can take.
+    fn first_of_file_system(&self) -> Option<String> {
+        let named = [
+            ("iversion", self.iversion),
+            ("tmpcopyup", self.copy_up),
+            ("idmap", self.remount && self.id_map.is_some()),
+        ];
+        let data = self.data.first().map(|(key, _)| key.clone());
+        data.or_else(|| named.iter().find(|(_, given)| *given).map(|(name, _)| (*name).to_owned()))
+    }
+
+    fn take(&mut self, option: &str) {
         if let Some(change) = attribute(option) {
             self.set = (self.set & !change.clear) | change.set;
             self.clear = (self.clear & !change.set) | change.clear;
@@ -187,22 +209,25 @@ impl MountOptions {
         } else if let Some(propagation) = Propagation::parse(option) {
             self.propagation = Some(propagation);
         } else {
-            self.take_other(option)?;
+            self.take_other(option);
         }
-        Ok(())
     }
 
-    fn take_other(&mut self, option: &str) -> Result<(), OptionError> {
+    fn take_other(&mut self, option: &str) {
         match option {
-            "defaults" | "" | "async" | "nomand" | "loud" | "nolazytime" => {}
+            // "silent" and "loud" are about the kernel's log alone.
+            "defaults" | "" | "silent" | "loud" => {}
             "bind" => self.bind = Some(Depth::One),
             "rbind" => self.bind = Some(Depth::Tree),
-            "remount" | "tmpcopyup" | "idmap" | "ridmap" | "iversion" | "noiversion" | "acl"
-            | "noacl" | "mand" => {
-                return Err(OptionError::Unsupported(option.to_owned()));
-            }
-            // "silent" only quiets the kernel's log.
-            "silent" => {}
+            "idmap" => self.id_map = Some(Depth::One),
+            "ridmap" => self.id_map = Some(Depth::Tree),
+            "remount" => self.remount = true,
+            "tmpcopyup" => self.copy_up = true,
+            "iversion" => self.iversion = true,
+            "noiversion" => self.iversion = false,
+            "async" => self.forget("sync"),
+            "nolazytime" => self.forget("lazytime"),
+            "nomand" => self.forget("mand"),
             data => {
                 let (key, value) = match data.split_once('=') {
                     Some((key, value)) => (key, Some(value.to_owned())),
@@ -211,7 +236,11 @@ impl MountOptions {
                 self.data.push((key.to_owned(), value));
             }
         }
-        Ok(())
+    }
+
+    /// Takes a flag of the superblock back.
+    fn forget(&mut self, flag: &str) {
+        self.data.retain(|(key, value)| key != flag || value.is_some());
     }
 
     /// The mount is to be read-only in the end.
@@ -310,17 +339,47 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_done_is_refused_by_name() {
-        for option in ["idmap", "ridmap", "tmpcopyup", "remount"] {
-            assert_eq!(
-                MountOptions::parse([option]),
-                Err(OptionError::Unsupported(option.to_owned()))
-            );
+    fn flags_of_the_superblock_go_to_the_file_system_and_can_be_taken_back() {
+        let flags = |options: &[&str]| -> Vec<String> {
+            parse(options).data.into_iter().map(|(key, _)| key).collect()
+        };
+        assert_eq!(flags(&["sync", "dirsync", "lazytime", "mand"]).len(), 4);
+        assert_eq!(flags(&["sync", "lazytime", "mand", "async", "nolazytime", "nomand"]).len(), 0);
+        assert_eq!(flags(&["async", "sync", "silent", "loud", "defaults"]), ["sync"]);
+        assert!(!parse(&["iversion", "noiversion"]).iversion);
+    }
+
+    #[test]
+    fn every_option_of_the_standard_is_known() {
+        // config.md, "Linux mount options", but those that are for a file system to know.
+        let recursive = "rrw rro rsuid rnosuid rdev rnodev rexec rnoexec rdiratime rnodiratime \
+                         rrelatime rnorelatime rnoatime rstrictatime rnostrictatime rsymfollow \
+                         rnosymfollow";
+        for option in recursive.split_whitespace() {
+            let options = parse(&[option]);
+            assert_ne!(options.set_all | options.clear_all, 0, "{option}");
+            assert!(options.data.is_empty(), "{option}");
         }
-        assert_eq!(
-            MountOptions::parse(["bind", "size=1"]),
-            Err(OptionError::DataOnBind("size".to_owned()))
-        );
+        let others = "async bind defaults dev diratime exec idmap iversion loud noatime nodev \
+                      nodiratime noexec noiversion nolazytime nomand norelatime nostrictatime nosuid \
+                      nosymfollow private rbind relatime remount ridmap ro rprivate rshared rslave \
+                      runbindable rw shared silent slave strictatime suid symfollow tmpcopyup \
+                      unbindable";
+        for option in others.split_whitespace() {
+            assert!(parse(&[option]).data.is_empty(), "{option}");
+        }
+    }
+
+    #[test]
+    fn what_needs_a_new_file_system_is_refused_on_others() {
+        for option in ["size=1", "sync", "iversion", "tmpcopyup"] {
+            let key = option.split('=').next().unwrap().to_owned();
+            let on = |how| MountOptions::parse([how, option]);
+            assert_eq!(on("bind"), Err(OptionError::DataOnBind(key.clone())));
+            assert_eq!(on("remount"), Err(OptionError::DataOnRemount(key)));
+        }
+        assert!(MountOptions::parse(["rbind", "ridmap"]).is_ok());
+        assert!(MountOptions::parse(["remount", "bind", "ro"]).is_ok());
     }
 
     proptest! {

@@ -2,16 +2,16 @@
 //! `RESOLVE_IN_ROOT`: a symbolic link leads nowhere but inside.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Component, Path, PathBuf},
 };
 
 use nix::{
     errno::Errno,
-    fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
+    fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat},
     sys::{
-        stat::{Mode, mkdirat},
+        stat::{Mode, SFlag, fstat, mkdirat},
         statfs::{FsType, fstatfs},
     },
 };
@@ -21,6 +21,56 @@ use crate::sys::Result;
 /// A file that is made as a mount point is empty and nobody's business.
 const FILE_MODE: Mode = Mode::from_bits_truncate(0o644);
 const DIRECTORY_MODE: Mode = Mode::from_bits_truncate(0o755);
+
+const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY);
+/// As the kernel has it: path_resolution(7).
+const MAX_LINKS: u32 = 40;
+
+/// What a path is to lead to when its last component is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Folder,
+    File,
+}
+
+/// Where a walk is, and what is still ahead.
+#[derive(Debug)]
+struct Steps {
+    /// A folder, by a path without links.
+    reached: PathBuf,
+    /// The next one is the last of the list.
+    pending: Vec<OsString>,
+    links: u32,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self { reached: "/".into(), pending: Vec::new(), links: 0 }
+    }
+}
+
+impl Steps {
+    fn push(&mut self, path: &Path) {
+        let names = path.components().rev().filter_map(|component| match component {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some("..".into()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+        });
+        self.pending.extend(names);
+    }
+
+    fn follow(&mut self, target: &Path) -> Result<()> {
+        self.links += 1;
+        if self.links > MAX_LINKS {
+            return Err(Errno::ELOOP);
+        }
+        if target.is_absolute() {
+            self.reached = "/".into();
+        }
+        self.push(target);
+        Ok(())
+    }
+}
 
 /// A folder that is `/` for every path resolved by it.
 #[derive(Debug)]
@@ -71,58 +121,71 @@ impl<'a> Root<'a> {
         Err(Errno::EAGAIN)
     }
 
-    /// Finds a folder, making what is missing of its path.
+    /// Finds a folder, making what is missing of its path. A symbolic link that leads nowhere is
+    /// followed too: what is missing is made where it points, inside the root.
     ///
     /// # Errors
-    /// `ENOTDIR` when a file is in the way, `ENOENT` for a dangling symbolic link.
+    /// `ENOTDIR` when a file is in the way, `ELOOP` for links without an end.
     pub fn make_directory(&self, path: &Path) -> Result<OwnedFd> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        match self.open(path, flags) {
-            Err(Errno::ENOENT) => {}
-            result => return result,
-        }
-        let mut reached = PathBuf::from("/");
-        let mut folder = self.open(&reached, flags)?;
-        for component in path.components() {
-            match component {
-                Component::Normal(name) => {
-                    reached.push(name);
-                    folder = self.enter(&folder, &reached, name)?;
-                }
-                Component::ParentDir => return Err(Errno::EINVAL),
-                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-            }
-        }
-        Ok(folder)
-    }
-
-    fn enter(&self, folder: &OwnedFd, path: &Path, name: &OsStr) -> Result<OwnedFd> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        match self.open(path, flags) {
-            Err(Errno::ENOENT) => {}
-            result => return result,
-        }
-        match mkdirat(folder, name, DIRECTORY_MODE) {
-            Ok(()) | Err(Errno::EEXIST) => self.open(path, flags),
-            Err(errno) => Err(errno),
+        match self.open(path, FOLDER) {
+            Err(Errno::ENOENT) => self.make(path, Last::Folder),
+            result => result,
         }
     }
 
     /// Finds a file of any kind, making an empty one (and its folders) where there is none.
     ///
     /// # Errors
-    /// As openat2(2) and mkdirat(2).
+    /// As [`Root::make_directory`].
     pub fn make_file(&self, path: &Path) -> Result<OwnedFd> {
         match self.find(path) {
-            Err(Errno::ENOENT) => {}
-            result => return result,
+            Err(Errno::ENOENT) => self.make(path, Last::File),
+            result => result,
         }
-        let (parent, name) = self.parent(path)?;
+    }
+
+    /// Walks by hand, so that what is missing can be made on the way. Each step is resolved from the
+    /// root, on a path that has no links in it.
+    fn make(&self, path: &Path, last: Last) -> Result<OwnedFd> {
+        if path.components().any(|part| part == Component::ParentDir) {
+            return Err(Errno::EINVAL);
+        }
+        let mut steps = Steps::default();
+        steps.push(path);
+        let mut folder = self.open_plain(&steps.reached, FOLDER)?;
+        while let Some(name) = steps.pending.pop() {
+            if name == ".." {
+                steps.reached.pop();
+                folder = self.open_plain(&steps.reached, FOLDER)?;
+                continue;
+            }
+            let here = steps.reached.join(&name);
+            let ends_in_file = last == Last::File && steps.pending.is_empty();
+            let file = match self.open_plain(&here, OFlag::O_PATH | OFlag::O_NOFOLLOW) {
+                Err(Errno::ENOENT) if ends_in_file => self.make_one_file(&folder, &name, &here)?,
+                Err(Errno::ENOENT) => {
+                    mkdirat(&folder, name.as_os_str(), DIRECTORY_MODE)?;
+                    self.open_plain(&here, FOLDER)?
+                }
+                result => result?,
+            };
+            match SFlag::from_bits_truncate(fstat(&file)?.st_mode) & SFlag::S_IFMT {
+                SFlag::S_IFDIR => (steps.reached, folder) = (here, file),
+                SFlag::S_IFLNK => {
+                    steps.follow(Path::new(&readlinkat(&file, c"")?))?;
+                    folder = self.open_plain(&steps.reached, FOLDER)?;
+                }
+                _ if ends_in_file => return Ok(file),
+                _ => return Err(Errno::ENOTDIR),
+            }
+        }
+        Ok(folder)
+    }
+
+    fn make_one_file(&self, folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd> {
         let create = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        match nix::fcntl::openat(&parent, name, create, FILE_MODE) {
-            Ok(_) | Err(Errno::EEXIST) => self.find(path),
-            Err(errno) => Err(errno),
-        }
+        drop(openat(folder, name, create, FILE_MODE)?);
+        self.open_plain(path, OFlag::O_PATH)
     }
 
     /// The folder that holds a path's last component, made when missing, and that component.
@@ -197,14 +260,39 @@ mod tests {
         symlink(tree.path("outside"), tree.path("root/absolute")).unwrap();
         symlink("../../../../outside", tree.path("root/relative")).unwrap();
         symlink("/", tree.path("root/dev")).unwrap();
-        for link in ["/absolute/new", "/relative/new"] {
-            // The links dangle inside the root: refused, and nothing is made outside.
-            assert_eq!(tree.root().make_directory(Path::new(link)).unwrap_err(), Errno::ENOENT);
-            assert_eq!(tree.root().make_file(Path::new(link)).unwrap_err(), Errno::ENOENT);
-        }
+        tree.root().make_directory(Path::new("/absolute/new")).unwrap();
+        tree.root().make_file(Path::new("/relative/file")).unwrap();
+        // The links dangle inside the root: what they lack is made there.
+        assert!(
+            tree.path("root").join(tree.path("outside/new").strip_prefix("/").unwrap()).is_dir()
+        );
+        assert!(tree.path("root/outside/file").is_file());
         tree.root().make_directory(Path::new("/dev/new")).unwrap();
         assert!(tree.path("root/new").is_dir());
         assert!(tree.outside_is_empty());
+    }
+
+    #[test]
+    fn dangling_link_to_a_file_is_made_where_it_points() {
+        let tree = Tree::new();
+        fs::create_dir(tree.path("root/etc")).unwrap();
+        symlink("../run/resolve/stub.conf", tree.path("root/etc/resolv.conf")).unwrap();
+        tree.root().make_file(Path::new("/etc/resolv.conf")).unwrap();
+        assert!(tree.path("root/run/resolve/stub.conf").is_file());
+        let again = tree.root().make_directory(Path::new("/etc/resolv.conf/x")).unwrap_err();
+        assert_eq!(again, Errno::ENOTDIR);
+    }
+
+    #[test]
+    fn links_without_an_end_are_refused() {
+        let tree = Tree::new();
+        symlink("b", tree.path("root/a")).unwrap();
+        symlink("a", tree.path("root/b")).unwrap();
+        symlink("/grows/x", tree.path("root/grows")).unwrap();
+        for path in ["/a", "/b/c", "/grows"] {
+            assert_eq!(tree.root().make_directory(Path::new(path)).unwrap_err(), Errno::ELOOP);
+            assert_eq!(tree.root().make_file(Path::new(path)).unwrap_err(), Errno::ELOOP);
+        }
     }
 
     #[test]

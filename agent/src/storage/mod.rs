@@ -92,7 +92,10 @@ impl StorageError {
                 MountError::Make { source, .. } | MountError::Step { source, .. } => {
                     errno_kind(*source)
                 }
-                MountError::Option { .. } | MountError::Source { .. } => ErrorKind::Internal,
+                MountError::Option { .. }
+                | MountError::Source { .. }
+                | MountError::NotMapped
+                | MountError::NoMountPoint => ErrorKind::Internal,
             },
             Self::Busy(_) => ErrorKind::Internal,
         }

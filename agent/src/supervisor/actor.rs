@@ -8,7 +8,7 @@ use std::{
 
 use husk_protocols::id::{ContainerId, ExecId};
 use nix::{errno::Errno, unistd::Pid};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     ExecOrder, ProcessKey, Reaper, Recipients, Reply, Request, Result, State, Status,
@@ -16,7 +16,7 @@ use super::{
     delete::{self, delete_all},
     desk::{Desk, Note, SpawnOrder},
     events::{Events, Happening},
-    exec,
+    exec, hooks,
     process::{Done, Process, Spawned},
     reaper::ExitCode,
     table::{Container, Exec, Freezer, Phase, Present},
@@ -29,7 +29,7 @@ use crate::{
     stdio::Streams,
     sys::{
         self,
-        spawn::{Spawn, spawn},
+        spawn::{Child, Spawn, spawn},
         terminal::WindowSize,
     },
 };
@@ -50,7 +50,7 @@ pub struct Actor {
     pub(super) desk: Desk,
     pub(super) events: Events,
     notes: mpsc::UnboundedReceiver<Note>,
-    closing: bool,
+    closing: watch::Sender<bool>,
 }
 
 fn open(path: &'static str) -> Result<OwnedFd> {
@@ -65,15 +65,16 @@ pub(super) fn answer<T>(reply: Reply<T>, result: Result<T>) {
 impl Actor {
     pub fn new(streams: Streams) -> Result<Self> {
         let (notes, received) = mpsc::unbounded_channel();
+        let (closing, told) = watch::channel(false);
         Ok(Self {
             containers: HashMap::new(),
             children: HashMap::new(),
             program: open("/proc/self/exe")?,
             pid_namespace: open("/proc/self/ns/pid")?,
-            desk: Desk::new(notes, streams),
+            desk: Desk::new(notes, streams, told),
             events: Events::default(),
             notes: received,
-            closing: false,
+            closing,
         })
     }
 
@@ -123,14 +124,15 @@ impl Actor {
     fn note(&mut self, note: Note) {
         match note {
             Note::Spawn(order, reply) => answer(reply, self.spawn(&order)),
+            Note::SpawnHook(order, reply) => {
+                let child = order.start().map_err(hooks::not_started);
+                let owner = (order.owner.clone(), None);
+                answer(reply, child.map(|child| self.adopt(child, owner)));
+            }
             Note::Created(id, result, reply) => self.created(id, result, reply),
+            Note::Executes(id) => self.started(&id, true),
             Note::Started(id, result, reply) => {
-                if let Some(Container::Present(present)) = self.containers.get_mut(&id)
-                    && matches!(present.phase, Phase::Starting)
-                {
-                    // A stage that has failed is about to end: nobody needs to wait for it.
-                    present.phase = if result.is_ok() { Phase::Running } else { Phase::Stopped };
-                }
+                self.started(&id, result.is_ok());
                 if result.is_ok() {
                     self.events.push(id, None, Happening::Started);
                 }
@@ -173,9 +175,13 @@ impl Actor {
             result => result,
         }
         .map_err(SupervisorError::step("start a process"))?;
+        Ok(self.adopt(child, order.owner.clone()))
+    }
+
+    fn adopt(&mut self, child: Child, owner: (ContainerId, Option<ExecId>)) -> Spawned {
         let (exit, awaited) = oneshot::channel();
-        self.children.insert(child.pid, Awaited { owner: order.owner.clone(), exit });
-        Ok(Spawned { pid: child.pid, pidfd: child.pidfd.into(), exit: awaited })
+        self.children.insert(child.pid, Awaited { owner, exit });
+        Spawned { pid: child.pid, pidfd: child.pidfd.into(), exit: awaited }
     }
 
     /// A child has ended.
@@ -224,7 +230,7 @@ impl Actor {
     }
 
     fn create(&mut self, order: super::CreateOrder, reply: Reply<u32>) {
-        if self.closing {
+        if *self.closing.borrow() {
             return answer(reply, Err(SupervisorError::Gone));
         }
         let id = order.id.clone();
@@ -265,9 +271,14 @@ impl Actor {
         };
         match std::mem::replace(&mut present.phase, Phase::Starting) {
             Phase::Created(stage) => {
+                let poststart = present.poststart();
                 let desk = self.desk.clone();
                 tokio::spawn(async move {
-                    let result = create::start(stage).await;
+                    let mut result = create::start(stage).await;
+                    if let (Ok(()), Some(poststart)) = (&result, poststart) {
+                        desk.tell(Note::Executes(id.clone()));
+                        result = poststart.run(&desk).await;
+                    }
                     desk.tell(Note::Started(id, result, reply));
                 });
             }
@@ -276,6 +287,18 @@ impl Actor {
                 let state = self.containers.get(&id).map_or(State::Stopped, Container::state);
                 answer(reply, Err(SupervisorError::WrongState { id, state }));
             }
+        }
+    }
+
+    /// A first process has come as far as the user's program, or to its hooks after that.
+    fn started(&mut self, id: &ContainerId, well: bool) {
+        let Some(Container::Present(present)) = self.containers.get_mut(id) else { return };
+        match present.phase {
+            Phase::Starting if well => present.phase = Phase::Running,
+            // A stage that has failed is about to end, as is a process that a hook has condemned:
+            // nobody needs to wait for it.
+            Phase::Starting | Phase::Running if !well => present.phase = Phase::Stopped,
+            _ => {}
         }
     }
 
@@ -406,7 +429,7 @@ impl Actor {
             Some(Container::Present(present)) => {
                 let desk = self.desk.clone();
                 tokio::spawn(async move {
-                    let result = delete::delete(present).await;
+                    let result = delete::delete(present, &desk).await;
                     desk.tell(Note::Deleted(id, result, reply));
                 });
             }
@@ -437,7 +460,7 @@ impl Actor {
     }
 
     fn shut_down(&mut self, reply: Reply<()>) {
-        self.closing = true;
+        self.closing.send_replace(true);
         let containers = self.containers.keys().cloned().collect();
         let desk = self.desk.clone();
         tokio::spawn(async move {

@@ -80,7 +80,11 @@ impl Assets {
     }
 }
 
-async fn remove(cgroup: Arc<Cgroup>) -> Result<()> {
+/// Kills what is left in a cgroup and removes it.
+///
+/// # Errors
+/// [`SupervisorError::Cgroup`].
+pub async fn remove(cgroup: Arc<Cgroup>) -> Result<()> {
     let killing = cgroup.clone();
     blocking(move || killing.kill()).await??;
     for _ in 0..REMOVE_TRIES {

@@ -9,6 +9,7 @@ use super::{
     CreateOrder, Result, SupervisorError,
     assets::Assets,
     desk::{Desk, Purpose, SpawnOrder, root_handle},
+    hooks::Hooks,
     process::{OomRule, Process, Spawned},
     stage::Stage,
     table::{Execs, Freezer, Phase, Present},
@@ -29,15 +30,19 @@ use crate::{
 /// # Errors
 /// [`SupervisorError`]; all of it is gone again.
 pub async fn create(order: CreateOrder, desk: Desk) -> Result<Box<Present>> {
-    let CreateOrder { id, plan, inherited, listener, cgroup, rootfs, streams } = order;
+    let CreateOrder { id, plan, inherited, listener, cgroup, rootfs, streams, hooks } = order;
     let streams = desk.streams.claim(streams).await?;
     let (child, ours) = stdio::connect(streams, plan.process.terminal.is_some())
         .map_err(SupervisorError::step("make standard streams"))?;
     let cgroup_path = cgroup.path.clone();
+    let hooks = match hooks {
+        Some(hooks) => Some(Hooks::make(id.clone(), hooks).await?),
+        None => None,
+    };
     let assets = Assets::make(id.clone(), cgroup, rootfs).await?;
     let (stage, link) = Stage::new()?;
     let common = Common { inherited, listener: listener.map(Arc::new) };
-    let job = Job { id, desk, namespaces: plan.namespaces, common: Arc::new(common) };
+    let job = Job { id, desk, namespaces: plan.namespaces, common: Arc::new(common), hooks };
     match job.start_stage(&assets, child, link).await {
         Ok(spawned) => job.set_up(stage, spawned, plan, cgroup_path, ours, assets).await,
         Err(error) => {
@@ -53,6 +58,7 @@ struct Job {
     desk: Desk,
     namespaces: Namespaces,
     common: Arc<Common>,
+    hooks: Option<Arc<Hooks>>,
 }
 
 impl Job {
@@ -83,7 +89,7 @@ impl Job {
     ) -> Result<Box<Present>> {
         stage.announce_to(self.common.announcement(&spawned, "created"));
         let order = Order::Init { plan: Box::new(plan), cgroup };
-        let pumps = match stage.set_up(&order).await {
+        let pumps = match self.prepare(&mut stage, &order, &spawned).await {
             Ok(master) => {
                 assets.hold_namespaces(spawned.pid);
                 assets.cgroup.filter_devices().map_err(SupervisorError::from).and_then(|()| {
@@ -107,13 +113,37 @@ impl Job {
                     namespaces: self.namespaces,
                     common: self.common,
                     execs: Execs::default(),
+                    hooks: self.hooks,
                 }))
             }
             Err(error) => {
                 kill(spawned).await;
                 let _ = assets.release().await;
+                if let Some(hooks) = &self.hooks {
+                    hooks.poststop(&self.desk).await;
+                }
                 Err(error)
             }
+        }
+    }
+
+    /// Waits until all is set up, with a pause for the hooks of the guest's namespaces where there are
+    /// hooks at all.
+    async fn prepare(
+        &self,
+        stage: &mut Stage,
+        order: &Order,
+        spawned: &Spawned,
+    ) -> Result<Option<OwnedFd>> {
+        let Some(hooks) = &self.hooks else { return stage.set_up(order).await };
+        stage.order(order).await?;
+        stage.prepared().await?;
+        hooks.create_runtime(&self.desk, spawned.pid.as_raw().unsigned_abs()).await?;
+        stage.go().await?;
+        tokio::select! {
+            master = stage.ready() => master,
+            // A hook of the container's may take for ever; it ends with the stage.
+            () = self.desk.closed() => Err(SupervisorError::Gone),
         }
     }
 }

@@ -18,7 +18,15 @@ const SHARED_TRIES: u32 = 2500;
 ///
 /// # Errors
 /// [`SupervisorError`].
-pub async fn delete(present: Box<Present>) -> Result<()> {
+pub async fn delete(mut present: Box<Present>, desk: &Desk) -> Result<()> {
+    let Some(hooks) = present.hooks.take() else { return take_down(present).await };
+    hooks.cancel();
+    let result = take_down(present).await;
+    hooks.poststop(desk).await;
+    result
+}
+
+async fn take_down(present: Box<Present>) -> Result<()> {
     let Present { phase, mut first, assets, mut execs, .. } = *present;
     let cgroup = assets.cgroup.clone();
     blocking(move || cgroup.kill()).await??;
@@ -54,8 +62,22 @@ async fn release(mut assets: Arc<super::assets::Assets>) -> Result<()> {
 pub async fn delete_all(containers: Vec<ContainerId>, desk: Desk) -> Result<()> {
     let results = join_all(containers.into_iter().map(|id| {
         let desk = desk.clone();
-        async move { desk.destroy(id).await }
+        async move { destroy(id, &desk).await }
     }))
     .await;
     results.into_iter().collect()
+}
+
+/// One that is being set up is waited for: it is on its way out when a hook holds it, for hooks end
+/// when the sandbox does.
+async fn destroy(id: ContainerId, desk: &Desk) -> Result<()> {
+    for _ in 0..SHARED_TRIES {
+        match desk.destroy(id.clone()).await {
+            Err(SupervisorError::WrongState { .. }) => {}
+            Err(SupervisorError::NoContainer(_)) => return Ok(()),
+            result => return result,
+        }
+        tokio::time::sleep(SHARED_INTERVAL).await;
+    }
+    desk.destroy(id).await
 }

@@ -6,11 +6,12 @@ use std::{
 };
 
 use husk_protocols::id::{ContainerId, ExecId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Reply, Result, SupervisorError,
     events::Happening,
+    hooks::HookOrder,
     process::{Process, Spawned},
     table::Present,
 };
@@ -75,8 +76,12 @@ impl SpawnOrder {
 pub enum Note {
     /// Start a second stage.
     Spawn(SpawnOrder, Reply<Spawned>),
+    /// Start a hook.
+    SpawnHook(Box<HookOrder>, Reply<Spawned>),
     /// A container is set up, or all of it is gone again.
     Created(ContainerId, Result<Box<Present>>, Reply<u32>),
+    /// The user's program runs, and hooks are still to be run.
+    Executes(ContainerId),
     /// The user's program runs, or cannot.
     Started(ContainerId, Result<()>, Reply<()>),
     /// A further process runs, or not.
@@ -97,13 +102,30 @@ pub struct Desk {
     notes: mpsc::UnboundedSender<Note>,
     /// Where streams are claimed.
     pub streams: Streams,
+    closing: watch::Receiver<bool>,
 }
 
 impl Desk {
     /// The desk of an actor.
     #[must_use]
-    pub fn new(notes: mpsc::UnboundedSender<Note>, streams: Streams) -> Self {
-        Self { notes, streams }
+    pub fn new(
+        notes: mpsc::UnboundedSender<Note>,
+        streams: Streams,
+        closing: watch::Receiver<bool>,
+    ) -> Self {
+        Self { notes, streams, closing }
+    }
+
+    /// Whether the sandbox is being shut down.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// Waits until the sandbox is being shut down.
+    pub async fn closed(&self) {
+        // An actor that is gone has closed too.
+        let _ = self.closing.clone().wait_for(|closing| *closing).await;
     }
 
     /// Tells the actor. One that is gone has taken all jobs' subjects with it.
@@ -118,6 +140,16 @@ impl Desk {
     pub async fn spawn(&self, order: SpawnOrder) -> Result<Spawned> {
         let (reply, answer) = oneshot::channel();
         self.tell(Note::Spawn(order, reply));
+        answer.await.unwrap_or(Err(SupervisorError::Gone))
+    }
+
+    /// Starts a hook.
+    ///
+    /// # Errors
+    /// [`SupervisorError::Step`].
+    pub async fn spawn_hook(&self, order: HookOrder) -> Result<Spawned> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Note::SpawnHook(Box::new(order), reply));
         answer.await.unwrap_or(Err(SupervisorError::Gone))
     }
 

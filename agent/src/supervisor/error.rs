@@ -10,8 +10,12 @@ use nix::errno::Errno;
 
 use super::{ProcessKey, State};
 use crate::{
-    cgroup::CgroupError, container::link::Failure, failure::errno_kind, spec::SpecError,
-    stdio::StreamError, storage::StorageError,
+    cgroup::CgroupError,
+    container::{hooks::HookError, link::Failure},
+    failure::errno_kind,
+    spec::SpecError,
+    stdio::StreamError,
+    storage::StorageError,
 };
 
 /// Why a request failed.
@@ -32,6 +36,9 @@ pub enum SupervisorError {
     /// The second stage said why.
     #[error("{}", .0.message)]
     Stage(Failure),
+    /// A hook in the guest's namespaces.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// The second stage ended without a word.
     #[error("the process ended while it was set up")]
     StageEnded,
@@ -110,6 +117,7 @@ impl SupervisorError {
             Self::Storage(error) => error.kind(),
             Self::Cgroup(error) => error.kind(),
             Self::Stage(failure) => failure.kind,
+            Self::Hook(error) => error.kind(),
             Self::Stream(_) | Self::Listener { .. } => ErrorKind::Invalid,
             Self::NoContainer(_) | Self::NoExec(..) => ErrorKind::NotFound,
             Self::Exists(_) => ErrorKind::AlreadyExists,

@@ -18,6 +18,7 @@ mod desk;
 mod error;
 pub mod events;
 mod exec;
+mod hooks;
 pub mod life;
 mod listener;
 mod order;
@@ -33,6 +34,7 @@ use husk_protocols::id::{ContainerId, ExecId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use error::SupervisorError;
+pub use hooks::BUNDLES;
 pub use order::{CreateOrder, ExecOrder, Rootfs};
 pub use process::Outcome;
 pub use reaper::Reaper;

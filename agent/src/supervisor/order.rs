@@ -1,11 +1,17 @@
 //! What the host asks for, read from the spec before the actor hears of it.
 
 use husk_protocols::id::{ContainerId, ExecId};
+use oci_spec::runtime::Spec;
 
-use super::listener::Listener;
+use super::{
+    hooks::{HooksOrder, bundle},
+    listener::Listener,
+};
 use crate::{
     cgroup::CgroupPlan,
-    container::plan::{Inherited, InitPlan, ProcessPlan, parse_process, parse_spec},
+    container::plan::{
+        HookPlans, Inherited, InitPlan, ProcessPlan, StatePlan, parse_process, parse_spec,
+    },
     spec::SpecError,
     stdio::Tokens,
     storage::{RootfsPlan, Upper},
@@ -46,6 +52,8 @@ pub struct CreateOrder {
     pub(super) cgroup: CgroupPlan,
     pub(super) rootfs: RootfsPlan,
     pub(super) streams: Tokens,
+    /// Only where the spec has any.
+    pub(super) hooks: Option<HooksOrder>,
 }
 
 impl CreateOrder {
@@ -60,10 +68,13 @@ impl CreateOrder {
         streams: Tokens,
         terminal: bool,
     ) -> Result<Self, SpecError> {
-        let spec = parse_spec(spec)?;
+        let json = spec;
+        let spec = parse_spec(json)?;
         let mut plan = InitPlan::read(&spec)?;
         let inherited = Inherited::read(spec.linux().as_ref(), &plan.process)?;
         inherited.confine(&mut plan.process);
+        let hooks = hooks(&id, &spec, json)?;
+        plan.hooks = hooks.as_ref().map(HooksOrder::for_stage);
         agree_on_terminal(&plan.process, streams, terminal)?;
         Ok(Self {
             cgroup: CgroupPlan::read(spec.linux().as_ref(), &id)?,
@@ -73,8 +84,27 @@ impl CreateOrder {
             id,
             plan,
             streams,
+            hooks,
         })
     }
+}
+
+fn hooks(id: &ContainerId, spec: &Spec, json: &[u8]) -> Result<Option<HooksOrder>, SpecError> {
+    let plans = HookPlans::read(spec.hooks().as_ref())?;
+    Ok(plans.map(|plans| HooksOrder {
+        plans,
+        state: StatePlan {
+            oci_version: spec.version().clone(),
+            id: id.to_string(),
+            bundle: bundle(id).to_string_lossy().into_owned(),
+            annotations: spec.annotations().iter().flatten().map(owned).collect(),
+        },
+        config: json.to_owned(),
+    }))
+}
+
+fn owned((key, value): (&String, &String)) -> (String, String) {
+    (key.clone(), value.clone())
 }
 
 /// A process to start in a running container.

@@ -29,6 +29,8 @@ pub struct Stage {
     received: Vec<u8>,
     terminal: Option<OwnedFd>,
     announcement: Option<Announcement>,
+    /// What became of the order on its way.
+    sent: io::Result<()>,
 }
 
 fn broken(error: io::Error) -> SupervisorError {
@@ -47,7 +49,9 @@ impl Stage {
             Ok((UnixStream::from_std(ours)?, OwnedFd::from(theirs)))
         };
         let (link, theirs) = pair().map_err(broken)?;
-        Ok((Self { link, received: Vec::new(), terminal: None, announcement: None }, theirs))
+        let stage =
+            Self { link, received: Vec::new(), terminal: None, announcement: None, sent: Ok(()) };
+        Ok((stage, theirs))
     }
 
     /// Keeps what is told of the process when its filter has a listener.
@@ -60,21 +64,55 @@ impl Stage {
     /// # Errors
     /// [`SupervisorError::Stage`] with the stage's own words.
     pub async fn set_up(&mut self, order: &Order) -> Result<Option<OwnedFd>> {
+        self.order(order).await?;
+        self.ready().await
+    }
+
+    /// Sends the order.
+    ///
+    /// # Errors
+    /// [`SupervisorError::Step`] for one that is too long.
+    pub async fn order(&mut self, order: &Order) -> Result<()> {
         let frame = frame(order).map_err(broken)?;
-        // A stage that has failed meanwhile has said why.
-        let sent = self.link.write_all(&frame).await;
+        // A stage that has failed meanwhile has said why: its report is looked at first.
+        self.sent = self.link.write_all(&frame).await;
+        Ok(())
+    }
+
+    /// Waits until the stage pauses for hooks.
+    ///
+    /// # Errors
+    /// As [`Self::ready`].
+    pub async fn prepared(&mut self) -> Result<()> {
+        match self.good_report().await? {
+            Report::Prepared => Ok(()),
+            _ => Err(broken(io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    /// Waits until all is set up. Returns the terminal's master if there is one.
+    ///
+    /// # Errors
+    /// [`SupervisorError::Stage`] with the stage's own words.
+    pub async fn ready(&mut self) -> Result<Option<OwnedFd>> {
+        match self.good_report().await? {
+            Report::Ready => Ok(self.terminal.take()),
+            _ => Err(broken(io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    async fn good_report(&mut self) -> Result<Report> {
         match self.report().await? {
-            Some(Report::Ready) => Ok(self.terminal.take()),
             Some(Report::Failed(failure)) => Err(SupervisorError::Stage(failure)),
-            Some(Report::Listener(_)) => Err(broken(io::ErrorKind::InvalidData.into())),
-            None => match sent {
+            Some(report) => Ok(report),
+            None => match std::mem::replace(&mut self.sent, Ok(())) {
                 Ok(()) => Err(SupervisorError::StageEnded),
                 Err(error) => Err(broken(error)),
             },
         }
     }
 
-    /// Lets the process start.
+    /// Lets it go on.
     ///
     /// # Errors
     /// [`SupervisorError`] when it is not there any more.

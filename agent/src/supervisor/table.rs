@@ -10,6 +10,7 @@ use husk_protocols::id::ExecId;
 
 use super::{
     assets::Assets,
+    hooks::Hooks,
     process::Process,
     stage::Stage,
     target::{Common, Target},
@@ -71,6 +72,8 @@ pub struct Present {
     pub common: Arc<Common>,
     /// Further processes.
     pub execs: Execs,
+    /// Only where the spec has any.
+    pub hooks: Option<Arc<Hooks>>,
 }
 
 /// The life of a first process.

@@ -4,6 +4,7 @@
 pub mod bpf;
 pub mod capability;
 pub mod descriptor;
+pub mod hook;
 pub mod mount;
 pub mod network;
 pub mod process;
@@ -11,6 +12,7 @@ pub mod scheduling;
 pub mod seccomp;
 pub mod spawn;
 pub mod terminal;
+pub mod user_namespace;
 
 /// What every call here returns.
 pub use nix::Result;

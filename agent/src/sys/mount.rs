@@ -38,6 +38,9 @@ pub struct Attributes {
     pub propagation: u64,
 }
 
+/// `MOUNT_ATTR_IDMAP`, linux/mount.h.
+const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
+
 /// Whether a call is about one mount or all below it too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
@@ -182,6 +185,24 @@ pub fn set_attributes(mount: BorrowedFd<'_>, change: Attributes, depth: Depth) -
         propagation: change.propagation,
         userns_fd: 0,
     };
+    mount_setattr(mount, &attributes, depth)
+}
+
+/// Maps the ids of a detached mount as a user namespace has them.
+///
+/// # Errors
+/// `EINVAL` for a file system that cannot have it, `EPERM` when they are mapped already.
+pub fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>, depth: Depth) -> Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::from(user_namespace.as_raw_fd().cast_unsigned()),
+    };
+    mount_setattr(mount, &attributes, depth)
+}
+
+fn mount_setattr(mount: BorrowedFd<'_>, attributes: &libc::mount_attr, depth: Depth) -> Result<()> {
     // SAFETY: the structure is initialised, its size is passed, and the path is a static string.
     let result = unsafe {
         libc::syscall(
@@ -189,7 +210,7 @@ pub fn set_attributes(mount: BorrowedFd<'_>, change: Attributes, depth: Depth) -
             mount.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH.cast_unsigned() | depth.flag(),
-            &raw const attributes,
+            ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };

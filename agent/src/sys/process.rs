@@ -55,14 +55,37 @@ pub fn restore_sigpipe() -> Result<()> {
     if previous == libc::SIG_ERR { Err(Errno::last()) } else { Ok(()) }
 }
 
-/// Becomes another program.
-///
-/// # Errors
-/// As execve(2); on success there is no return.
-pub fn exec(path: &CString, args: &[CString], env: &[CString]) -> Errno {
-    match nix::unistd::execve(path, args, env) {
-        Ok(never) => match never {},
-        Err(errno) => errno,
+/// An exec that is ready: nothing but the one system call is left, so that it can be made under a filter
+/// that allows no other.
+pub struct Exec {
+    path: CString,
+    /// What the pointers lead to.
+    _texts: [Vec<CString>; 2],
+    argv: Vec<*const libc::c_char>,
+    envp: Vec<*const libc::c_char>,
+}
+
+impl Exec {
+    /// Becomes this program, with these arguments and this environment.
+    #[must_use]
+    pub fn new(path: CString, args: Vec<CString>, env: Vec<CString>) -> Self {
+        let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
+            texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
+        };
+        let (argv, envp) = (pointers(&args), pointers(&env));
+        Self { path, _texts: [args, env], argv, envp }
+    }
+
+    /// Makes the call.
+    ///
+    /// # Errors
+    /// As execve(2); on success there is no return.
+    #[must_use]
+    pub fn run(&self) -> Errno {
+        // SAFETY: both lists end with a null pointer, and lead to texts with a zero at the end that are
+        // held, and not changed, for as long as the lists are.
+        unsafe { libc::execve(self.path.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr()) };
+        Errno::last()
     }
 }
 

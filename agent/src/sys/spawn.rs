@@ -1,5 +1,9 @@
 //! Starts the second stage: clone3(2) and one exec. Between the two the child makes raw system
 //! calls only, since the caller has threads.
+//!
+//! The child is born with a copy of the memory, slow as that is. As vfork(2) has it, the caller would
+//! sleep until the exec, which a container that freezes its own cgroup could put off for ever; and who
+//! may trace a child that shares the memory has the agent's.
 #![allow(unsafe_code)]
 
 use std::{
@@ -165,7 +169,7 @@ fn child(program: RawFd, argv: &[*const libc::c_char; 2], fds: &[RawFd; MAX_DESC
 
 /// Moves the descriptors to 0, 1, 2, ...: first all out of the way, then each to its place, where it
 /// survives the exec.
-fn place(fds: &[RawFd; MAX_DESCRIPTORS]) -> bool {
+pub(super) fn place(fds: &[RawFd; MAX_DESCRIPTORS]) -> bool {
     let mut parked: [RawFd; MAX_DESCRIPTORS] = [-1; MAX_DESCRIPTORS];
     for (slot, &fd) in parked.iter_mut().zip(fds) {
         if fd < 0 {

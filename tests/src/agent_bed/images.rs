@@ -17,13 +17,14 @@ pub const HOSTILE_IMAGE: &str = "hostile";
 /// Serial of an ext4 disk.
 pub const DISK: &str = "disk";
 
-const BUSYBOX: &str = "/bin/busybox";
+pub(super) const BUSYBOX: &str = "/bin/busybox";
 const DISK_BYTES: u64 = 32 << 20;
 /// Applets that cases use by name.
-const APPLETS: [&str; 34] = [
+const APPLETS: [&str; 39] = [
     "sh", "cat", "echo", "id", "ls", "sleep", "true", "hostname", "mount", "umount", "stat", "env",
     "pwd", "ps", "kill", "test", "touch", "readlink", "grep", "head", "dd", "mkdir", "wc",
-    "md5sum", "tty", "stty", "ip", "nproc", "seq", "tr", "cut", "sort", "date", "dmesg",
+    "md5sum", "tty", "stty", "ip", "nproc", "seq", "tr", "cut", "sort", "date", "dmesg", "mknod",
+    "taskset", "rmdir", "ping", "find",
 ];
 
 fn run(command: &mut Command) -> Result<()> {

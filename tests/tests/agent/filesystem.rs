@@ -22,10 +22,11 @@ fn disk_keeps_what_was_written_and_is_clean_after_deletion() {
     assert_eq!(output(bed, &on_disk("cat /var/data/file; rm /var/data/file")), "kept\n");
     // A file system that was not unmounted has a journal to recover.
     let device = json!([{"path": "/dev/disk", "type": "b", "major": 254, "minor": 32}]);
+    let rule = json!({"allow": true, "type": "b", "major": 254, "minor": 32, "access": "r"});
     let container =
         Container::sh("dd if=/dev/disk bs=1 skip=1082 count=2 2>/dev/null | od -An -tx1")
             .with("/linux/devices", device)
-            .with("/linux/resources", json!({"devices": [{"allow": true, "access": "r"}]}));
+            .with("/linux/resources", json!({"devices": [rule]}));
     // s_state of the superblock: EXT4_VALID_FS.
     assert_eq!(output(bed, &container).trim(), "01 00");
 }

@@ -12,18 +12,30 @@
 
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped is a failed case")]
 
+mod cgroup;
+mod device_rules;
+mod devices;
+mod events;
 mod filesystem;
 mod harness;
+mod hook_failures;
+mod hooks;
 mod hostile;
 
 mod life;
+mod mounts;
+mod pause;
 mod privileges;
 mod process;
 mod resources;
+mod rootfs;
 mod sandbox;
 mod seccomp;
+mod stats;
 mod stdio;
 mod stress;
+mod update;
+mod waits;
 
 use std::path::Path;
 

@@ -147,17 +147,30 @@ fn default_errno_is_that_of_the_profile() {
 #[test]
 fn profile_needs_nothing_but_the_exec_for_the_agents_own_sake() {
     let bed = bed_or_skip!();
-    // The program ends at its first call, and by the filter: the exec was made.
+    // Beside the exec, what it takes to give memory back and to tell that it failed, which it does: or
+    // it would not be known that it was tried.
+    let many: Vec<Value> = (0..700_u64)
+        .map(|value| json!({"index": 0, "value": value, "op": "SCMP_CMP_EQ"}))
+        .collect();
     let profile = json!({
         "defaultAction": "SCMP_ACT_KILL_PROCESS",
-        "syscalls": [{"names": ["execve"], "action": "SCMP_ACT_ALLOW"}],
+        "syscalls": [
+            {
+                "names": ["execve", "brk", "mmap", "munmap", "madvise", "sendmsg", "exit_group"],
+                "action": "SCMP_ACT_ALLOW",
+            },
+            {"names": ["getppid"], "action": "SCMP_ACT_ALLOW", "args": many},
+        ],
     });
+    let env: Vec<String> = (0..20_000).map(|index| format!("VARIABLE_{index}=x")).collect();
     for no_new_privileges in [true, false] {
-        let container = Container::new(&["/bin/true"])
+        let container = Container::new(&["/bin/garbage"])
             .with("/linux/seccomp", profile.clone())
+            .with("/process/env", json!(env))
             .with("/process/noNewPrivileges", json!(no_new_privileges))
             .with("/process/user/uid", json!(1000));
-        assert_eq!(bed.run(&container).unwrap().code, 128 + 31);
+        let refused = refusal(bed.run(&container));
+        assert!(refused.message.contains("exec format error"), "{refused:?}");
     }
 }
 

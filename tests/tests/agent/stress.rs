@@ -50,14 +50,24 @@ fn look(bed: &Bed) -> HashMap<String, u32> {
     output(bed, &container).lines().map(line).collect()
 }
 
-/// Runs containers to their end, some of which fail half-way.
+/// Runs containers to their end, some of which fail half-way, and some of which have hooks that leave
+/// something running.
 fn churn(bed: &Bed, containers: usize) {
+    bed.bring_program();
+    let hook = json!([bed.guest_hook("cat; sleep 1000 &")]);
+    let hooks = json!({
+        "createRuntime": hook, "createContainer": hook, "poststart": hook, "poststop": hook,
+    });
     std::thread::scope(|scope| {
         for _ in 0..AT_A_TIME {
             scope.spawn(|| {
                 for i in 0..containers.div_ceil(AT_A_TIME) {
                     let command = if i % 5 == 0 { "nothing" } else { "true" };
-                    let result = bed.run(&Container::new(&[command]));
+                    let mut container = Container::new(&[command]);
+                    if i % 8 == 0 {
+                        container = container.with("/hooks", hooks.clone());
+                    }
+                    let result = bed.run(&container);
                     assert_eq!(result.is_err(), command == "nothing", "{result:?}");
                 }
             });

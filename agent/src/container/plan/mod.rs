@@ -3,6 +3,7 @@
 //! Resources are read by `cgroup`.
 
 mod devices;
+mod hooks;
 mod inherited;
 mod mounts;
 mod namespaces;
@@ -12,15 +13,16 @@ mod sysctl;
 mod words;
 
 pub use devices::{DevicePlan, DeviceType};
+pub use hooks::{HookPlan, HookPlans, StageHooks, StatePlan, Status};
 pub use inherited::Inherited;
-pub use mounts::{MountKind, MountPlan};
+pub use mounts::{IdMap, MountKind, MountPlan};
 pub use namespaces::Namespaces;
 pub use process::{CapabilitySets, Labels, ProcessPlan, UserPlan};
 pub use scheduling::{Cpus, Scheduling};
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Hooks, Linux, Process, Spec};
+use oci_spec::runtime::{Linux, Process, Spec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -52,6 +54,8 @@ pub struct InitPlan {
     pub sysctl: Vec<(PathBuf, String)>,
     /// The user's process.
     pub process: ProcessPlan,
+    /// What needs the container's id too is added by who knows it.
+    pub hooks: Option<StageHooks>,
 }
 
 /// `root.readonly` and `linux.rootfsPropagation`.
@@ -105,7 +109,6 @@ impl InitPlan {
     /// [`SpecError`] for the first field that cannot be honoured.
     pub fn read(spec: &Spec) -> Result<Self, SpecError> {
         refuse_other_platforms(spec)?;
-        refuse_hooks(spec.hooks().as_ref())?;
         let root = spec.root().as_ref().ok_or_else(|| SpecError::invalid("root", "is missing"))?;
         let process =
             spec.process().as_ref().ok_or_else(|| SpecError::invalid("process", "is missing"))?;
@@ -137,6 +140,7 @@ impl InitPlan {
                 None => Vec::new(),
             },
             process: ProcessPlan::read(process)?,
+            hooks: None,
             namespaces,
         })
     }
@@ -154,22 +158,8 @@ fn refuse_other_platforms(spec: &Spec) -> Result<(), SpecError> {
     )
 }
 
-fn refuse_hooks(hooks: Option<&Hooks>) -> Result<(), SpecError> {
-    let Some(hooks) = hooks else { return Ok(()) };
-    #[allow(deprecated, reason = "a spec may still have it")]
-    let prestart = has(hooks.prestart());
-    refuse(
-        "hooks.",
-        &[
-            ("prestart", prestart),
-            ("createRuntime", has(hooks.create_runtime())),
-            ("createContainer", has(hooks.create_container())),
-            ("startContainer", has(hooks.start_container())),
-            ("poststart", has(hooks.poststart())),
-            ("poststop", has(hooks.poststop())),
-        ],
-    )
-}
+/// Named with the reason: no setting of the guest changes it.
+const INTEL_RDT: &str = "intelRdt, hardware that the guest does not have (resctrl),";
 
 fn refuse_linux(linux: &Linux) -> Result<(), SpecError> {
     if says(linux.mount_label()) {
@@ -181,7 +171,7 @@ fn refuse_linux(linux: &Linux) -> Result<(), SpecError> {
         &[
             ("uidMappings", has(linux.uid_mappings())),
             ("gidMappings", has(linux.gid_mappings())),
-            ("intelRdt", linux.intel_rdt().is_some()),
+            (INTEL_RDT, linux.intel_rdt().is_some()),
             ("memoryPolicy", linux.memory_policy().is_some()),
             ("timeOffsets", linux.time_offsets().as_ref().is_some_and(|map| !map.is_empty())),
             ("netDevices", linux.net_devices().as_ref().is_some_and(|map| !map.is_empty())),
@@ -268,13 +258,11 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused_by_its_name() {
-        let hook = json!([{"path": "/bin/true"}]);
         let mapping = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
         for (pointer, value, field) in [
-            ("/hooks", json!({"createRuntime": hook}), "hooks.createRuntime"),
-            ("/hooks", json!({"poststop": hook}), "hooks.poststop"),
             ("/linux/uidMappings", mapping, "linux.uidMappings"),
-            ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt"),
+            ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices"),
+            ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "linux.memoryPolicy"),
             ("/linux/timeOffsets", json!({"boottime": {"secs": 1}}), "linux.timeOffsets"),
             ("/process/commandLine", json!("x"), "process.commandLine"),
         ] {
@@ -316,6 +304,13 @@ mod tests {
         }
         let label = read(&with("/linux/mountLabel", json!("x"))).unwrap_err();
         assert!(label.to_string().contains("CONFIG_SECURITY_SELINUX"), "{label}");
+    }
+
+    #[test]
+    fn hardware_that_the_guest_lacks_is_named() {
+        let error = read(&with("/linux/intelRdt", json!({"closID": "x"}))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().starts_with("linux.intelRdt, hardware"), "{error}");
     }
 
     #[test]

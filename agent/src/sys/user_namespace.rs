@@ -1,0 +1,154 @@
+//! User namespaces as descriptors: user_namespaces(7). One that no process is in, for idmapped mounts;
+//! and the maps of one that a process is in.
+#![allow(unsafe_code)]
+
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    io::Write as _,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+};
+
+use nix::{
+    errno::Errno,
+    sys::wait::{WaitPidFlag, waitpid},
+    unistd::Pid,
+};
+
+use super::{Result, process::send_signal};
+
+/// linux/sched.h.
+const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_NEWUSER: u64 = 0x1000_0000;
+/// `UID_GID_MAP_MAX_EXTENTS`, linux/user_namespace.h: lines of a map.
+pub const MAX_MAPPINGS: usize = 340;
+
+/// A range of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Mapping {
+    /// The first one as the namespace has it.
+    pub inside: u32,
+    /// The first one as the caller's namespace has it.
+    pub outside: u32,
+    /// How many.
+    pub size: u32,
+}
+
+/// A user namespace with these maps that no process is in. `outside` is what the caller's namespace
+/// means by it. Blocks for as long as a short-lived child takes.
+///
+/// # Errors
+/// `EINVAL` for maps that the kernel refuses: empty, overlapping, or of more than [`MAX_MAPPINGS`]
+/// lines; `EUSERS` or `ENOSPC` when there are too many namespaces.
+pub fn make(uid: &[Mapping], gid: &[Mapping]) -> Result<OwnedFd> {
+    let helper = Helper::start()?;
+    let folder = helper.folder()?;
+    write_maps(&folder, uid, gid)?;
+    Ok(File::open(format!("{folder}/ns/user")).map_err(|error| errno(&error))?.into())
+}
+
+/// Writes the maps of the namespace that a process has just made. `folder` is that process below a
+/// /proc that the caller sees.
+///
+/// # Errors
+/// As user_namespaces(7): `EPERM` when they are written already.
+pub fn write_maps(folder: &str, uid: &[Mapping], gid: &[Mapping]) -> Result<()> {
+    for (name, map) in [("uid_map", uid), ("gid_map", gid)] {
+        let path = format!("{folder}/{name}");
+        // One call writes all of a map.
+        let mut file =
+            fs::OpenOptions::new().write(true).open(path).map_err(|error| errno(&error))?;
+        file.write_all(lines(map).as_bytes()).map_err(|error| errno(&error))?;
+    }
+    Ok(())
+}
+
+fn lines(map: &[Mapping]) -> String {
+    map.iter().fold(String::new(), |mut lines, Mapping { inside, outside, size }| {
+        // A string takes all that is written to it.
+        let _ = writeln!(lines, "{inside} {outside} {size}");
+        lines
+    })
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// A child that does nothing in a user namespace of its own, until it is dropped. It has no exit
+/// signal, so that nobody who waits for children of any kind hears of it.
+struct Helper {
+    pid: Pid,
+    pidfd: OwnedFd,
+}
+
+impl Helper {
+    fn start() -> Result<Self> {
+        let mut pidfd: RawFd = -1;
+        // SAFETY: all zeroes is a valid clone_args.
+        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+        arguments.flags = CLONE_PIDFD | CLONE_NEWUSER;
+        arguments.pidfd = (&raw mut pidfd).addr() as u64;
+        // SAFETY: without CLONE_VM this is fork(2): the child runs on a copy of this stack, and makes
+        // raw system calls only.
+        let result = unsafe {
+            libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>())
+        };
+        if result == 0 {
+            idle();
+        }
+        let pid = libc::pid_t::try_from(Errno::result(result)?).map_err(|_| Errno::EOVERFLOW)?;
+        // SAFETY: clone3 has stored a new descriptor that nobody else owns.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        Ok(Self { pid: Pid::from_raw(pid), pidfd })
+    }
+
+    /// The child below /proc, which may be of another pid namespace than the caller's.
+    fn folder(&self) -> Result<String> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.pidfd.as_raw_fd()))
+            .map_err(|error| errno(&error))?;
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).ok_or(Errno::ESRCH)?;
+        Ok(format!("/proc/{}", pid.trim()))
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // It is there until it is waited for, which happens here alone.
+        let _ = send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        while waitpid(self.pid, Some(WaitPidFlag::__WALL)) == Err(Errno::EINTR) {}
+    }
+}
+
+/// Waits to be killed, also by the death of who has started it.
+fn idle() -> ! {
+    // SAFETY: plain numbers.
+    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+    loop {
+        // SAFETY: no descriptors and no timeout: poll(2) waits for a signal.
+        unsafe {
+            libc::syscall(
+                libc::SYS_ppoll,
+                std::ptr::null_mut::<libc::pollfd>(),
+                0,
+                std::ptr::null::<libc::timespec>(),
+                std::ptr::null::<libc::sigset_t>(),
+                0,
+            )
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_are_written_a_line_each() {
+        let map = [
+            Mapping { inside: 0, outside: 100_000, size: 65_536 },
+            Mapping { inside: 65_536, outside: 7, size: 1 },
+        ];
+        assert_eq!(lines(&map), "0 100000 65536\n65536 7 1\n");
+    }
+}
