@@ -7,6 +7,7 @@ mod files;
 pub mod images;
 mod life;
 mod machine;
+mod namespaces;
 
 use std::{
     path::{Path, PathBuf},
@@ -39,6 +40,7 @@ use ttrpc::{
 pub use container::{Container, process};
 pub use files::{FILES, with_files};
 pub use images::{DISK, HOSTILE_IMAGE, IMAGE};
+pub use namespaces::{FIRST_ID, IDS};
 
 /// Of a call: a translated guest on a busy machine is slow.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -26,7 +26,7 @@ const MAX_PROCESSES: usize = 1 << 16;
 /// A container's cgroup.
 #[derive(Debug)]
 pub struct Cgroup {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     folder: OwnedFd,
     /// Held while the resources change: one change at a time, in each container.
     filter: Mutex<Filter>,
@@ -206,6 +206,13 @@ impl Cgroup {
             );
         }
         folders
+    }
+
+    /// Whether processes are in it or below.
+    #[must_use]
+    pub fn is_populated(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.events"))
+            .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
     }
 
     /// How many processes of it the kernel has killed for want of memory.

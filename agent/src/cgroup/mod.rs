@@ -2,6 +2,7 @@
 //! to cgroup v1 too, and would be a third of the agent.
 
 mod block;
+mod delegation;
 mod devices;
 mod folder;
 mod program;

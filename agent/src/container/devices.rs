@@ -1,13 +1,16 @@
-//! Device nodes and the links of /dev: config-linux.md, "Default Devices".
+//! Device nodes and the links of /dev: config-linux.md, "Default Devices". In a user namespace nobody
+//! makes nodes: the guest's own of the same number are bound, with their own owner and mode, as
+//! elsewhere.
 
 use std::{
-    os::fd::OwnedFd,
+    fs,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use nix::{
     errno::Errno,
-    fcntl::AtFlags,
+    fcntl::{AtFlags, OFlag, open},
     sys::stat::{Mode, SFlag, makedev, mknodat},
     unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat},
 };
@@ -16,7 +19,10 @@ use super::{
     StageError,
     plan::{DevicePlan, DeviceType},
 };
-use crate::mount::Root;
+use crate::{
+    mount::Root,
+    sys::mount::{Depth, attach, clone_tree},
+};
 
 /// Name, major, minor.
 const NODES: [(&str, u32, u32); 6] = [
@@ -37,11 +43,20 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
+/// Where nodes come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nodes {
+    /// mknod(2).
+    Made,
+    /// The guest's /dev.
+    Bound,
+}
+
 /// Makes what every container has.
 ///
 /// # Errors
 /// [`StageError::Path`].
-pub fn make_defaults(root: &Root<'_>) -> Result<(), StageError> {
+pub fn make_defaults(root: &Root<'_>, source: Nodes) -> Result<(), StageError> {
     let dev = Path::new("/dev");
     let folder = root.make_directory(dev).map_err(StageError::path("make", dev))?;
     for (name, major, minor) in NODES {
@@ -54,7 +69,10 @@ pub fn make_defaults(root: &Root<'_>) -> Result<(), StageError> {
             uid: 0,
             gid: 0,
         };
-        make_in(&folder, name.as_ref(), &node)?;
+        match source {
+            Nodes::Made => make_in(&folder, name.as_ref(), &node)?,
+            Nodes::Bound => bind(root, &node, &dev.join(name))?,
+        }
     }
     for (name, target) in LINKS {
         link(&folder, name, target)?;
@@ -77,11 +95,38 @@ fn link(folder: &OwnedFd, name: &str, target: &str) -> Result<(), StageError> {
     }
 }
 
+/// The guest's node of a device: /sys/dev/{block,char}/MAJOR:MINOR/uevent names it.
+fn guest_node(device: &DevicePlan) -> Result<PathBuf, StageError> {
+    let kind = if device.kind == DeviceType::Block { "block" } else { "char" };
+    let about = format!("/sys/dev/{kind}/{}:{}/uevent", device.major, device.minor);
+    let about = fs::read_to_string(about).unwrap_or_default();
+    match about.lines().find_map(|line| line.strip_prefix("DEVNAME=")) {
+        Some(name) => Ok(Path::new("/dev").join(name)),
+        None => Err(StageError::Refused {
+            field: format!("linux.devices[{}]", device.path.display()),
+            reason: "the guest has no such device to bind in a user namespace",
+        }),
+    }
+}
+
+fn bind(root: &Root<'_>, device: &DevicePlan, node: &Path) -> Result<(), StageError> {
+    let place = root
+        .make_file(&device.path)
+        .map_err(StageError::path("make device", device.path.clone()))?;
+    open(node, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .and_then(|node| clone_tree(node.as_fd(), Depth::One))
+        .and_then(|mount| attach(mount.as_fd(), place.as_fd()))
+        .map_err(StageError::path("bind device", device.path.clone()))
+}
+
 /// Makes one node, and the folders above it.
 ///
 /// # Errors
 /// [`StageError::Path`].
-pub fn make(root: &Root<'_>, device: &DevicePlan) -> Result<(), StageError> {
+pub fn make(root: &Root<'_>, device: &DevicePlan, source: Nodes) -> Result<(), StageError> {
+    if source == Nodes::Bound && device.kind != DeviceType::Fifo {
+        return bind(root, device, &guest_node(device)?);
+    }
     let (folder, name) =
         root.parent(&device.path).map_err(StageError::path("make device", device.path.clone()))?;
     make_in(&folder, name, device)

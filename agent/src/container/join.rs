@@ -5,7 +5,7 @@ use std::{convert::Infallible, os::fd::OwnedFd};
 use nix::sched::setns;
 
 use super::{
-    StageError, labels,
+    StageError, enter, labels,
     link::Link,
     plan::{Namespaces, ProcessPlan},
     process::{self, Gate},
@@ -29,10 +29,15 @@ pub fn run(
     scheduling::run_on(plan.scheduling.initial_cpus.as_ref(), "set the initial CPUs")?;
     setns(&first_process, namespaces.flags()).map_err(StageError::step("enter namespaces"))?;
     drop(first_process);
+    // A user namespace has limits that only the guest's root can set: the agent does it meanwhile.
+    let gate = if namespaces.user { Gate::Wait(None) } else { Gate::Open };
+    if namespaces.user {
+        enter::become_root()?;
+    }
     let terminal = match plan.terminal {
         Some(_) => Some(Terminal::open_here()?),
         None => None,
     };
     scheduling::run_on(plan.scheduling.final_cpus.as_ref(), "set the final CPUs")?;
-    process::become_process(link, plan, terminal, Gate::Open)
+    process::become_process(link, plan, terminal, gate)
 }

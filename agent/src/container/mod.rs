@@ -7,12 +7,13 @@
 //!                    \--Failed--> (end)              \--Failed--> (end)
 //! ```
 //!
-//! An exec into a running container does not wait for `Go`. One with hooks pauses once more, and says
-//! `Prepared`: see [`hooks`].
+//! An exec into a running container does not wait for `Go`, unless it has a user namespace. A container
+//! with hooks pauses once more, and says `Prepared`: see [`hooks`].
 
 mod command;
 mod copy_up;
 mod devices;
+mod enter;
 mod error;
 mod hidden;
 pub mod hooks;
@@ -28,17 +29,20 @@ mod rootfs;
 mod scheduling;
 mod terminal;
 
-use std::{ffi::CStr, process::ExitCode};
+use std::{ffi::CStr, os::fd::OwnedFd, process::ExitCode};
 
 pub use error::StageError;
+use init::Inherited;
 use link::{Link, Order};
+use plan::{InitPlan, Kind};
 
 use crate::sys;
 
 /// What the second stage is called in the process list, and how `main` knows it.
 pub const STAGE_NAME: &CStr = c"husk-container";
-/// The descriptor that comes after the link: the root's mount for a new container, a pidfd of its
-/// first process for an exec.
+/// The descriptor that comes after the link: a pidfd of its first process for an exec; for a new
+/// container the root's mount, unless its mount namespace is joined, and then one for each of
+/// [`plan::InitPlan::entered`].
 pub const HANDLE: i32 = 4;
 /// Where the root's mount is attached in the container's mount namespace, for a moment. Made at boot.
 pub const ROOT_MOUNT_POINT: &str = "/run/husk/root";
@@ -65,10 +69,24 @@ pub fn run() -> ExitCode {
 }
 
 fn stage(link: &Link) -> Result<std::convert::Infallible, StageError> {
-    let order = link.order()?;
-    let handle = sys::descriptor::inherited(HANDLE).map_err(StageError::step("take the handle"))?;
-    match order {
-        Order::Init { plan, cgroup } => init::run(link, &plan, &cgroup, handle),
-        Order::Join { namespaces, process } => join::run(link, namespaces, &process, handle),
+    match link.order()? {
+        Order::Init { plan, cgroup } => init::run(link, &plan, &cgroup, inherited(&plan)?),
+        Order::Join { namespaces, process } => {
+            join::run(link, namespaces, &process, handle(HANDLE)?)
+        }
     }
+}
+
+fn handle(number: i32) -> Result<OwnedFd, StageError> {
+    sys::descriptor::inherited(number).map_err(StageError::step("take a handle"))
+}
+
+fn inherited(plan: &InitPlan) -> Result<Inherited, StageError> {
+    let root = plan.is_new(Kind::Mount).then(|| handle(HANDLE)).transpose()?;
+    let first = HANDLE + i32::from(root.is_some());
+    let namespaces = plan.entered().into_iter().zip(first..);
+    let namespaces = namespaces
+        .map(|(kind, number)| Ok((kind, handle(number)?)))
+        .collect::<Result<_, StageError>>()?;
+    Ok(Inherited { root, namespaces })
 }

@@ -41,7 +41,11 @@ pub fn drop_to(identity: &Identity, privileges: &Privileges) -> Result<(), Stage
     set_keepcaps(true).map_err(step("keep capabilities"))?;
     let groups: Vec<Gid> = identity.additional_gids.iter().copied().map(Gid::from_raw).collect();
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    setgroups(&groups).map_err(step("set additional groups"))?;
+    match setgroups(&groups) {
+        // A joined user namespace may forbid it: there are none to take away.
+        Err(Errno::EPERM) if groups.is_empty() => {}
+        result => result.map_err(step("set additional groups"))?,
+    }
     setresgid(gid, gid, gid).map_err(step("set the group"))?;
     setresuid(uid, uid, uid).map_err(step("set the user"))?;
     set_keepcaps(false).map_err(step("keep capabilities"))?;

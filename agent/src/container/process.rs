@@ -154,8 +154,13 @@ fn give_stdio(identity: &Identity) -> Result<(), StageError> {
         let file = fstat(stream).map_err(StageError::step("stat a standard stream"))?;
         // /dev/null is everybody's.
         if file.st_rdev != null || null == 0 {
-            fchown(stream, Some(Uid::from_raw(identity.uid)), None)
-                .map_err(StageError::step("give a standard stream to the user"))?;
+            match fchown(stream, Some(Uid::from_raw(identity.uid)), None) {
+                // The agent's own, in a user namespace: it gives them away itself.
+                Ok(()) | Err(Errno::EPERM) => {}
+                Err(errno) => {
+                    return Err(StageError::step("give a standard stream to the user")(errno));
+                }
+            }
         }
     }
     Ok(())

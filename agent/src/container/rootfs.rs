@@ -18,7 +18,9 @@ use nix::{
 };
 
 use super::{
-    CGROUP_ROOT, ROOT_MOUNT_POINT, StageError, copy_up, devices, hidden,
+    CGROUP_ROOT, ROOT_MOUNT_POINT, StageError, copy_up,
+    devices::{self, Nodes},
+    hidden,
     plan::{IdMap, InitPlan, MountKind, MountPlan},
     terminal::Terminal,
 };
@@ -246,9 +248,10 @@ impl Builder<'_> {
             mount.destination == Path::new("/dev") && matches!(mount.kind, MountKind::Bind { .. })
         });
         if !bound {
-            devices::make_defaults(self.root)?;
+            let nodes = if self.plan.namespaces.user { Nodes::Bound } else { Nodes::Made };
+            devices::make_defaults(self.root, nodes)?;
             for device in &self.plan.devices {
-                devices::make(self.root, device)?;
+                devices::make(self.root, device, nodes)?;
             }
         }
         if self.plan.process.terminal.is_none() {

@@ -49,7 +49,7 @@ impl Containers for Service {
         let (tokens, terminal) = decode::streams(&request.streams);
         let id = decode::id(&request.id)?;
         let rootfs = decode::rootfs(&request)?;
-        let order = CreateOrder::read(id, &request.spec, &rootfs, tokens, terminal)
+        let order = CreateOrder::read(id, &request.spec, rootfs.as_ref(), tokens, terminal)
             .map_err(SupervisorError::from);
         let pid = encode(self.supervisor.create(encode(order)?).await)?;
         Ok(CreateResponse { pid, ..Default::default() })

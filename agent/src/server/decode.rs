@@ -46,15 +46,15 @@ pub fn streams(streams: &agent::Streams) -> (Tokens, bool) {
     (tokens, streams.terminal)
 }
 
-/// Reads where a container's root comes from.
-pub fn rootfs(request: &agent::CreateRequest) -> ttrpc::Result<Rootfs<'_>> {
-    let rootfs = request.rootfs.as_ref().ok_or_else(|| invalid("rootfs: is missing".to_owned()))?;
+/// Reads where a container's root comes from, if it says so.
+pub fn rootfs(request: &agent::CreateRequest) -> ttrpc::Result<Option<Rootfs<'_>>> {
+    let Some(rootfs) = request.rootfs.as_ref() else { return Ok(None) };
     let upper = match &rootfs.upper {
         Some(Upper::DiskSerial(serial)) => Ok(serial.as_str()),
         Some(Upper::TmpfsBytes(bytes)) => Err(*bytes),
         Some(_) | None => return Err(invalid("rootfs.upper: is missing".to_owned())),
     };
-    Ok(Rootfs { image_serial: &rootfs.image_serial, upper })
+    Ok(Some(Rootfs { image_serial: &rootfs.image_serial, upper }))
 }
 
 /// Reads the size of a window.
@@ -78,6 +78,10 @@ mod tests {
             assert!(signal(number).is_err());
         }
         assert!(window(70_000, 1).is_err());
-        assert!(rootfs(&agent::CreateRequest::default()).is_err());
+        let no_upper = agent::CreateRequest {
+            rootfs: Some(agent::Rootfs::default()).into(),
+            ..Default::default()
+        };
+        assert!(rootfs(&no_upper).is_err());
     }
 }

@@ -49,7 +49,7 @@ fn create(bytes: &[u8]) -> Option<ttrpc::Result<()>> {
         let rootfs = decode::rootfs(request)?;
         let id = decode::id(&request.id)?;
         // Handlers answer with the refusal.
-        let _ = CreateOrder::read(id, &request.spec, &rootfs, tokens, terminal);
+        let _ = CreateOrder::read(id, &request.spec, rootfs.as_ref(), tokens, terminal);
         Ok(())
     })
 }

@@ -2,6 +2,7 @@
 //! above, both on block devices that the host names by serial. Knows nothing of OCI.
 
 mod devices;
+mod ids;
 mod scratch;
 
 use std::{
@@ -15,6 +16,7 @@ use husk_protocols::{error::ErrorKind, id::ContainerId};
 use nix::errno::Errno;
 
 pub use devices::{Device, Serial};
+pub use ids::LayerIds;
 pub use scratch::FOLDER as SCRATCH_FOLDER;
 use scratch::Scratch;
 
@@ -35,6 +37,8 @@ pub struct RootfsPlan {
     pub image: Serial,
     /// Where writes go.
     pub upper: Upper,
+    /// Those of the container's user namespace, if it has one.
+    pub ids: Option<LayerIds>,
 }
 
 /// The writable layer.
@@ -137,6 +141,10 @@ impl Rootfs {
             MountOptions { data: vec![("ro".to_owned(), None)], ..MountOptions::default() };
         let lower =
             mount::make("erofs", Some(&image.path()), &read_only).map_err(mounting("the image"))?;
+        let map = plan.ids.as_ref().map(LayerIds::map).transpose()?;
+        if let Some(map) = &map {
+            map.apply("the image", &lower)?;
+        }
         scratch.attach_lower(&lower)?;
         let upper = match (&plan.upper, &disk) {
             (Upper::Tmpfs { bytes }, _) => mount::make("tmpfs", None, &tmpfs_options(*bytes)),
@@ -146,6 +154,10 @@ impl Rootfs {
             }
         }
         .map_err(mounting("the writable layer"))?;
+        // A tmpfs cannot be mapped in Linux 6.1: there, owners are the guest's, and gone with it.
+        if let (Some(map), Upper::Disk(_)) = (&map, &plan.upper) {
+            map.apply("the writable layer", &upper)?;
+        }
         scratch.attach_upper(&upper)?;
         scratch.make_layers(&lower)?;
         let mount = mount::make("overlay", Some("overlay"), &scratch.overlay_options())

@@ -17,6 +17,7 @@ use super::{
     desk::{Desk, Note, SpawnOrder},
     events::{Events, Happening},
     exec, hooks,
+    isolation::OwnNamespaces,
     process::{Done, Process, Spawned},
     reaper::ExitCode,
     table::{Container, Exec, Freezer, Phase, Present},
@@ -29,7 +30,7 @@ use crate::{
     stdio::Streams,
     sys::{
         self,
-        spawn::{Child, Spawn, spawn},
+        spawn::{Child, Spawn, Visited, spawn},
         terminal::WindowSize,
     },
 };
@@ -46,7 +47,7 @@ pub struct Actor {
     children: HashMap<Pid, Awaited>,
     /// The agent's own program, for second stages.
     program: OwnedFd,
-    pid_namespace: OwnedFd,
+    own: OwnNamespaces,
     pub(super) desk: Desk,
     pub(super) events: Events,
     notes: mpsc::UnboundedReceiver<Note>,
@@ -70,7 +71,7 @@ impl Actor {
             containers: HashMap::new(),
             children: HashMap::new(),
             program: open("/proc/self/exe")?,
-            pid_namespace: open("/proc/self/ns/pid")?,
+            own: OwnNamespaces::open()?,
             desk: Desk::new(notes, streams, told),
             events: Events::default(),
             notes: received,
@@ -147,20 +148,32 @@ impl Actor {
                 answer(reply, result);
             }
             Note::Destroy(id, reply) => self.destroy(id, reply),
+            Note::Reach(id, reply) => answer(reply, self.reach(&id)),
         }
     }
 
     /// Starts a second stage and awaits its end from that very moment.
     fn spawn(&mut self, order: &SpawnOrder) -> Result<Spawned> {
-        let [stdin, stdout, stderr] = order.stdio.descriptors();
-        let descriptors = [stdin, stdout, stderr, order.link.as_fd(), order.handle()];
+        let (container, exec) = &order.owner;
+        // One that comes late would outlive its container in a pid namespace that lives on.
+        if exec.is_some() && !self.present(container).is_ok_and(Present::is_alive) {
+            return Err(SupervisorError::NotRunning);
+        }
+        let descriptors = order.descriptors();
+        let visited = order.visited().into_iter().filter_map(|(kind, namespace)| {
+            let own = self.own.of(kind)?;
+            Some(Visited { namespace, own, kind: kind.flag() })
+        });
+        let visited: Vec<Visited<'_>> = visited.collect();
         let start = |cgroup| {
             spawn(&Spawn {
                 program: self.program.as_fd(),
                 name: STAGE_NAME,
                 descriptors: &descriptors,
                 cgroup,
-                pid_namespace: order.pid_namespace(self.pid_namespace.as_fd()),
+                visited: &visited,
+                new_pid_namespace: order.has_new_pid(),
+                user_namespace: order.user(),
             })
         };
         let child = match start(order.cgroup.folder()) {
@@ -174,7 +187,7 @@ impl Actor {
             }
             result => result,
         }
-        .map_err(SupervisorError::step("start a process"))?;
+        .map_err(|errno| order.explain(errno))?;
         Ok(self.adopt(child, order.owner.clone()))
     }
 

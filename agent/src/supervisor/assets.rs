@@ -23,8 +23,8 @@ const HELD_NAMESPACES: [&str; 2] = ["mnt", "net"];
 pub struct Assets {
     /// Its cgroup.
     pub cgroup: Arc<Cgroup>,
-    /// Its root.
-    pub rootfs: Rootfs,
+    /// Its root; none in a mount namespace that is joined.
+    pub rootfs: Option<Rootfs>,
     /// Mounts and interfaces stay until the container is given back: a process that ends would take
     /// them apart before its end is told.
     namespaces: Vec<OwnedFd>,
@@ -40,10 +40,14 @@ impl Assets {
     ///
     /// # Errors
     /// [`SupervisorError`]; nothing is left.
-    pub async fn make(id: ContainerId, cgroup: CgroupPlan, rootfs: RootfsPlan) -> Result<Self> {
+    pub async fn make(
+        id: ContainerId,
+        cgroup: CgroupPlan,
+        rootfs: Option<RootfsPlan>,
+    ) -> Result<Self> {
         blocking(move || {
             let cgroup = Cgroup::create(&cgroup)?;
-            match Rootfs::mount(&id, &rootfs) {
+            match rootfs.map(|plan| Rootfs::mount(&id, &plan)).transpose() {
                 Ok(rootfs) => Ok(Self { cgroup: Arc::new(cgroup), rootfs, namespaces: Vec::new() }),
                 Err(error) => {
                     // No process was ever in it.
@@ -72,7 +76,7 @@ impl Assets {
         let unmounted = blocking(move || {
             // The root is mounted in one of them.
             drop(namespaces);
-            rootfs.unmount()
+            rootfs.map_or(Ok(()), Rootfs::unmount)
         })
         .await?;
         emptied?;

@@ -9,8 +9,10 @@ use super::{
     CreateOrder, Result, SupervisorError,
     assets::Assets,
     desk::{Desk, Purpose, SpawnOrder, root_handle},
+    grants::Grants,
     hooks::Hooks,
-    process::{OomRule, Process, Spawned},
+    isolation::Isolation,
+    process::{OomRule, Process, Rest, Rule, Spawned},
     stage::Stage,
     table::{Execs, Freezer, Phase, Present},
     target::Common,
@@ -30,10 +32,15 @@ use crate::{
 /// # Errors
 /// [`SupervisorError`]; all of it is gone again.
 pub async fn create(order: CreateOrder, desk: Desk) -> Result<Box<Present>> {
-    let CreateOrder { id, plan, inherited, listener, cgroup, rootfs, streams, hooks } = order;
+    let CreateOrder { id, mut plan, inherited, listener, cgroup, mut rootfs, streams, hooks } =
+        order;
     let streams = desk.streams.claim(streams).await?;
     let (child, ours) = stdio::connect(streams, plan.process.terminal.is_some())
         .map_err(SupervisorError::step("make standard streams"))?;
+    let isolation = Isolation::open(&mut plan, &desk).await?;
+    if let Some(rootfs) = &mut rootfs {
+        rootfs.ids = isolation.layer_ids();
+    }
     let cgroup_path = cgroup.path.clone();
     let hooks = match hooks {
         Some(hooks) => Some(Hooks::make(id.clone(), hooks).await?),
@@ -41,9 +48,11 @@ pub async fn create(order: CreateOrder, desk: Desk) -> Result<Box<Present>> {
     };
     let assets = Assets::make(id.clone(), cgroup, rootfs).await?;
     let (stage, link) = Stage::new()?;
-    let common = Common { inherited, listener: listener.map(Arc::new) };
-    let job = Job { id, desk, namespaces: plan.namespaces, common: Arc::new(common), hooks };
-    match job.start_stage(&assets, child, link).await {
+    let common = Arc::new(Common { inherited, listener: listener.map(Arc::new) });
+    // The kernel ends all of a pid namespace with its first process.
+    let rest = if isolation.has_new_pid() { Rest::Ends } else { Rest::Lives };
+    let job = Job { id, desk, namespaces: plan.namespaces, rest, common, hooks };
+    match job.start_stage(&assets, child, link, isolation).await {
         Ok(spawned) => job.set_up(stage, spawned, plan, cgroup_path, ours, assets).await,
         Err(error) => {
             // The error that came first is the one that is told.
@@ -57,6 +66,7 @@ struct Job {
     id: ContainerId,
     desk: Desk,
     namespaces: Namespaces,
+    rest: Rest,
     common: Arc<Common>,
     hooks: Option<Arc<Hooks>>,
 }
@@ -67,13 +77,15 @@ impl Job {
         assets: &Assets,
         stdio: stdio::ChildEnds,
         link: OwnedFd,
+        isolation: Isolation,
     ) -> Result<Spawned> {
+        let rootfs = assets.rootfs.as_ref().map(root_handle).transpose()?;
         let order = SpawnOrder {
             owner: (self.id.clone(), None),
             cgroup: assets.cgroup.clone(),
             stdio,
             link,
-            purpose: Purpose::Init { rootfs: root_handle(&assets.rootfs)? },
+            purpose: Purpose::Init { rootfs, isolation: Box::new(isolation) },
         };
         self.desk.spawn(order).await
     }
@@ -82,26 +94,32 @@ impl Job {
         self,
         mut stage: Stage,
         spawned: Spawned,
-        plan: InitPlan,
+        mut plan: InitPlan,
         cgroup: String,
         ours: AgentEnds,
         mut assets: Assets,
     ) -> Result<Box<Present>> {
+        let grants = self.namespaces.user.then(|| {
+            let own = plan.writes_its_cgroup().then(|| assets.cgroup.clone());
+            Grants::take(&mut plan.process).with_cgroup(own)
+        });
         stage.announce_to(self.common.announcement(&spawned, "created"));
         let order = Order::Init { plan: Box::new(plan), cgroup };
-        let pumps = match self.prepare(&mut stage, &order, &spawned).await {
-            Ok(master) => {
-                assets.hold_namespaces(spawned.pid);
-                assets.cgroup.filter_devices().map_err(SupervisorError::from).and_then(|()| {
-                    ours.start(master).map_err(SupervisorError::step("poll the terminal"))
-                })
+        let set_up = async {
+            let master = self.prepare(&mut stage, &order, &spawned).await?;
+            if let Some(grants) = grants {
+                grants.give(spawned.pid, spawned.pidfd.clone()).await?;
             }
-            Err(error) => Err(error),
+            assets.hold_namespaces(spawned.pid);
+            assets.cgroup.filter_devices()?;
+            ours.start(master).map_err(SupervisorError::step("poll the terminal"))
         };
+        let pumps = set_up.await;
         match pumps {
             Ok((pumps, controls)) => {
                 let cgroup = assets.cgroup.clone();
-                let mut first = Process::watch(spawned, pumps, controls, cgroup, OomRule::Any);
+                let rule = Rule { oom: OomRule::Any, rest: self.rest };
+                let mut first = Process::watch(spawned, pumps, controls, cgroup, rule);
                 let done = first.done.clone();
                 first.witness =
                     Some(Witness::of_container(self.id, &assets.cgroup, done, self.desk));

@@ -6,29 +6,35 @@ use std::{
 };
 
 use husk_protocols::id::{ContainerId, ExecId};
+use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Reply, Result, SupervisorError,
     events::Happening,
     hooks::HookOrder,
+    isolation::Isolation,
     process::{Process, Spawned},
     table::Present,
+    target::Target,
 };
 use crate::{
     cgroup::Cgroup,
+    container::plan::Kind,
     stdio::{ChildEnds, Streams},
     storage::Rootfs,
-    sys::spawn::PidNamespace,
+    sys::spawn::UserNamespace,
 };
 
 /// What the second stage is started with beside its streams.
 #[derive(Debug)]
 pub enum Purpose {
-    /// A new container with this root.
+    /// A new container.
     Init {
-        /// The mount is passed on.
-        rootfs: Arc<OwnedFd>,
+        /// The mount of its root, passed on. None in a mount namespace that is joined.
+        rootfs: Option<Arc<OwnedFd>>,
+        /// Where it is born.
+        isolation: Box<Isolation>,
     },
     /// An exec into the container of this process.
     Join {
@@ -53,22 +59,57 @@ pub struct SpawnOrder {
 }
 
 impl SpawnOrder {
-    /// The descriptor after the link.
+    /// All that the stage is given, in order.
     #[must_use]
-    pub fn handle(&self) -> BorrowedFd<'_> {
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let mut all = self.stdio.descriptors().to_vec();
+        all.push(self.link.as_fd());
         match &self.purpose {
-            Purpose::Init { rootfs } => rootfs.as_fd(),
-            Purpose::Join { first } => first.as_fd(),
+            Purpose::Init { rootfs, isolation } => {
+                all.extend(rootfs.as_ref().map(AsFd::as_fd));
+                all.extend(isolation.entered());
+            }
+            Purpose::Join { first } => all.push(first.as_fd()),
+        }
+        all
+    }
+
+    /// The namespaces of others that it is born in.
+    #[must_use]
+    pub fn visited(&self) -> Vec<(Kind, BorrowedFd<'_>)> {
+        match &self.purpose {
+            Purpose::Init { isolation, .. } => isolation.visited().collect(),
+            Purpose::Join { first } => vec![(Kind::Pid, first.as_fd())],
         }
     }
 
-    /// Where its pid is counted.
+    /// Whether it is process 1 of a pid namespace of its own.
     #[must_use]
-    pub fn pid_namespace<'a>(&'a self, own: BorrowedFd<'a>) -> PidNamespace<'a> {
+    pub fn has_new_pid(&self) -> bool {
         match &self.purpose {
-            Purpose::Init { .. } => PidNamespace::New,
-            Purpose::Join { first } => PidNamespace::Of { member: first.as_fd(), own },
+            Purpose::Init { isolation, .. } => isolation.has_new_pid(),
+            Purpose::Join { .. } => false,
         }
+    }
+
+    /// The user namespace that it is born in. An exec enters that of its container later, so that
+    /// nobody there can look into the stage.
+    #[must_use]
+    pub fn user(&self) -> UserNamespace<'_> {
+        match &self.purpose {
+            Purpose::Init { isolation, .. } => isolation.user(),
+            Purpose::Join { .. } => UserNamespace::Callers,
+        }
+    }
+
+    /// Why it could not be born.
+    #[must_use]
+    pub fn explain(&self, errno: Errno) -> SupervisorError {
+        match &self.purpose {
+            Purpose::Init { isolation, .. } => isolation.explain(errno).map(Into::into),
+            Purpose::Join { .. } => None,
+        }
+        .unwrap_or_else(|| SupervisorError::step("start a process")(errno))
     }
 }
 
@@ -94,6 +135,8 @@ pub enum Note {
     Deleted(ContainerId, Result<()>, Reply<()>),
     /// Remove a container, alive or not.
     Destroy(ContainerId, Reply<()>),
+    /// A container that is alive.
+    Reach(ContainerId, Reply<Target>),
 }
 
 /// A job's way to the actor. The actor's own sends never wait: notes are bounded by its jobs.
@@ -150,6 +193,16 @@ impl Desk {
     pub async fn spawn_hook(&self, order: HookOrder) -> Result<Spawned> {
         let (reply, answer) = oneshot::channel();
         self.tell(Note::SpawnHook(Box::new(order), reply));
+        answer.await.unwrap_or(Err(SupervisorError::Gone))
+    }
+
+    /// A container that is alive.
+    ///
+    /// # Errors
+    /// [`SupervisorError`] when there is none.
+    pub async fn reach(&self, id: ContainerId) -> Result<Target> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Note::Reach(id, reply));
         answer.await.unwrap_or(Err(SupervisorError::Gone))
     }
 

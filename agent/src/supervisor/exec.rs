@@ -4,7 +4,8 @@ use super::{
     ExecOrder, Result, SupervisorError,
     create::kill,
     desk::{Desk, Purpose, SpawnOrder},
-    process::{OomRule, Process, Spawned},
+    grants::Grants,
+    process::{OomRule, Process, Rest, Rule, Spawned},
     stage::Stage,
     target::Target,
 };
@@ -36,10 +37,12 @@ pub async fn exec(order: ExecOrder, target: Target, desk: Desk) -> Result<Proces
         })
         .await?;
     stage.announce_to(target.common.announcement(&spawned, "running"));
+    let grants = target.namespaces.user.then(|| Grants::take(&mut process));
     let order = Order::Join { namespaces: target.namespaces, process: Box::new(process) };
-    match enter(stage, &order, ours).await {
+    match enter(stage, &order, ours, &spawned, grants).await {
         Ok((pumps, controls)) => {
-            Ok(Process::watch(spawned, pumps, controls, cgroup, OomRule::Killed))
+            let rule = Rule { oom: OomRule::Killed, rest: Rest::Ends };
+            Ok(Process::watch(spawned, pumps, controls, cgroup, rule))
         }
         Err(error) => {
             end(spawned).await;
@@ -52,9 +55,15 @@ async fn enter(
     mut stage: Stage,
     order: &Order,
     ours: AgentEnds,
+    spawned: &Spawned,
+    grants: Option<Grants>,
 ) -> Result<(stdio::Pumps, stdio::Controls)> {
     let master = stage.set_up(order).await?;
     let pumps = ours.start(master).map_err(SupervisorError::step("poll the terminal"))?;
+    if let Some(grants) = grants {
+        grants.give(spawned.pid, spawned.pidfd.clone()).await?;
+        stage.go().await?;
+    }
     stage.executed().await?;
     Ok(pumps)
 }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     cgroup::CgroupPlan,
     container::plan::{
-        HookPlans, Inherited, InitPlan, ProcessPlan, StatePlan, parse_process, parse_spec,
+        HookPlans, Inherited, InitPlan, Kind, ProcessPlan, StatePlan, parse_process, parse_spec,
     },
     spec::SpecError,
     stdio::Tokens,
@@ -38,6 +38,8 @@ impl Rootfs<'_> {
                 Ok(text) => Upper::Disk(serial("rootfs.disk_serial", text)?),
                 Err(bytes) => Upper::Tmpfs { bytes },
             },
+            // Known once its user namespace is.
+            ids: None,
         })
     }
 }
@@ -50,7 +52,8 @@ pub struct CreateOrder {
     pub(super) inherited: Inherited,
     pub(super) listener: Option<Listener>,
     pub(super) cgroup: CgroupPlan,
-    pub(super) rootfs: RootfsPlan,
+    /// None in a mount namespace that is joined.
+    pub(super) rootfs: Option<RootfsPlan>,
     pub(super) streams: Tokens,
     /// Only where the spec has any.
     pub(super) hooks: Option<HooksOrder>,
@@ -64,13 +67,14 @@ impl CreateOrder {
     pub fn read(
         id: ContainerId,
         spec: &[u8],
-        rootfs: &Rootfs<'_>,
+        rootfs: Option<&Rootfs<'_>>,
         streams: Tokens,
         terminal: bool,
     ) -> Result<Self, SpecError> {
         let json = spec;
         let spec = parse_spec(json)?;
         let mut plan = InitPlan::read(&spec)?;
+        agree_on_root(&plan, rootfs)?;
         let inherited = Inherited::read(spec.linux().as_ref(), &plan.process)?;
         inherited.confine(&mut plan.process);
         let hooks = hooks(&id, &spec, json)?;
@@ -78,7 +82,7 @@ impl CreateOrder {
         agree_on_terminal(&plan.process, streams, terminal)?;
         Ok(Self {
             cgroup: CgroupPlan::read(spec.linux().as_ref(), &id)?,
-            rootfs: rootfs.plan()?,
+            rootfs: rootfs.map(Rootfs::plan).transpose()?,
             listener: inherited.listener().map(|plan| Listener::new(plan, &id, &spec)),
             inherited,
             id,
@@ -131,6 +135,17 @@ impl ExecOrder {
         let process = parse_process(process)?;
         agree_on_terminal(&process, streams, terminal)?;
         Ok(Self { container, exec, process, streams })
+    }
+}
+
+fn agree_on_root(plan: &InitPlan, rootfs: Option<&Rootfs<'_>>) -> Result<(), SpecError> {
+    match (plan.is_new(Kind::Mount), rootfs) {
+        (true, None) => Err(SpecError::invalid("rootfs", "is missing")),
+        (false, Some(_)) => {
+            let reason = "has no place in a mount namespace that is joined";
+            Err(SpecError::invalid("rootfs", reason))
+        }
+        _ => Ok(()),
     }
 }
 

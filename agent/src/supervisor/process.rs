@@ -1,15 +1,19 @@
 //! One process that was started: how to reach it, and what became of it.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use nix::unistd::Pid;
 use tokio::sync::{oneshot, watch};
 
-use super::{reaper::ExitCode, witness::Witness};
+use super::{assets::blocking, reaper::ExitCode, witness::Witness};
 use crate::{
     cgroup::Cgroup,
     stdio::{Controls, Pumps},
 };
+
+/// How often it is looked whether killed processes are gone, and how long.
+const END_INTERVAL: Duration = Duration::from_millis(2);
+const END_TRIES: u32 = 2500;
 
 /// What is known of a process at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +62,24 @@ pub enum OomRule {
     Killed,
 }
 
+/// What becomes of a container's other processes when this one ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// The kernel has ended those that were to end.
+    Ends,
+    /// They would live on in a pid namespace that is not the container's own: the agent ends them.
+    Lives,
+}
+
+/// What the end of a process means.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    /// Whether it was for want of memory.
+    pub oom: OomRule,
+    /// For the others.
+    pub rest: Rest,
+}
+
 const KILLED: ExitCode = 128 + libc::SIGKILL.cast_unsigned();
 
 impl Process {
@@ -68,12 +90,12 @@ impl Process {
         pumps: Pumps,
         controls: Controls,
         cgroup: Arc<Cgroup>,
-        rule: OomRule,
+        rule: Rule,
     ) -> Self {
         let (tell, done) = watch::channel(None);
         let Spawned { pid, pidfd, exit } = spawned;
         // The container's earlier misfortunes are not this process's.
-        let before = match rule {
+        let before = match rule.oom {
             OomRule::Any => 0,
             OomRule::Killed => cgroup.oom_kills(),
         };
@@ -107,14 +129,32 @@ async fn outcome(
     exit: oneshot::Receiver<ExitCode>,
     pumps: Pumps,
     cgroup: Arc<Cgroup>,
-    rule: OomRule,
+    rule: Rule,
     before: u64,
 ) -> Option<Outcome> {
     let exit_code = exit.await.ok()?;
+    if rule.rest == Rest::Lives {
+        end(&cgroup).await;
+    }
     pumps.finish().await;
-    let oom_killed = match rule {
+    let oom_killed = match rule.oom {
         OomRule::Killed if exit_code != KILLED => false,
         _ => cgroup.oom_kills() > before,
     };
     Some(Outcome { exit_code, oom_killed })
+}
+
+/// Kills what is left of a container, and waits until it is gone: who waits for the first process
+/// may count on it. What the kernel cannot end in time is left to the container's deletion.
+async fn end(cgroup: &Arc<Cgroup>) {
+    let killing = cgroup.clone();
+    // The folder stays until the container is deleted.
+    let _ = blocking(move || killing.kill()).await;
+    for _ in 0..END_TRIES {
+        let looking = cgroup.clone();
+        if !blocking(move || looking.is_populated()).await.unwrap_or_default() {
+            return;
+        }
+        tokio::time::sleep(END_INTERVAL).await;
+    }
 }

@@ -6,6 +6,7 @@ pub mod capability;
 pub mod descriptor;
 pub mod hook;
 pub mod mount;
+pub mod namespace;
 pub mod network;
 pub mod process;
 pub mod scheduling;

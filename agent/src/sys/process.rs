@@ -7,7 +7,7 @@ use std::{
     ptr,
 };
 
-use nix::errno::Errno;
+use nix::{errno::Errno, unistd::Pid};
 
 use super::Result;
 
@@ -94,10 +94,25 @@ impl Exec {
 /// # Errors
 /// As setrlimit(2).
 pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    // 0 is the caller.
+    set_limit_of(Pid::from_raw(0), resource, soft, hard)
+}
+
+/// Sets a limit of a process by its number.
+///
+/// # Errors
+/// As prlimit(2).
+pub fn set_limit_of(pid: Pid, resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: the structure is initialised; pid 0 is the caller; no old value is asked for.
+    // SAFETY: the structure is initialised; no old value is asked for.
     let result = unsafe {
-        libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, ptr::null_mut::<u8>())
+        libc::syscall(
+            libc::SYS_prlimit64,
+            pid.as_raw(),
+            resource,
+            &raw const limit,
+            ptr::null_mut::<u8>(),
+        )
     };
     Errno::result(result).map(drop)
 }

@@ -4,46 +4,80 @@
 //! The child is born with a copy of the memory, slow as that is. As vfork(2) has it, the caller would
 //! sleep until the exec, which a container that freezes its own cgroup could put off for ever; and who
 //! may trace a child that shares the memory has the agent's.
+//!
+//! A child in a user namespace has to be that namespace's root before its exec, or the exec takes its
+//! capabilities away. One of its own gets its maps from the caller; one that is there already is
+//! entered by a child in between, whose own child it then is to be, since a pid namespace belongs to
+//! the user namespace that it is made in:
+//!
+//! ```text
+//! own:   caller --clone3--> child waits  <--maps, go-- caller       child: root, exec
+//! other: caller --clone3--> between: enter, root, --clone3--> child (the caller's): exec
+//!                                    tell the caller the pid, end
+//! ```
 #![allow(unsafe_code)]
 
 use std::{
     ffi::CStr,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    fs::File,
+    io::{Read, Write},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
 };
 
 use nix::{
     errno::Errno,
+    fcntl::OFlag,
     sched::{CloneFlags, setns},
-    unistd::Pid,
+    unistd::{Pid, pipe2},
 };
 
-use super::Result;
+use super::{
+    Result,
+    namespace::pidfd_of,
+    process::send_signal,
+    user_namespace::{Mapping, write_maps},
+};
 
 /// linux/sched.h.
 const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_PARENT: u64 = 0x8000;
+const CLONE_NEWUSER: u64 = 0x1000_0000;
 const CLONE_NEWPID: u64 = 0x2000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// How many descriptors a child can be given; they become its 0, 1, 2, ...
-pub const MAX_DESCRIPTORS: usize = 5;
+pub const MAX_DESCRIPTORS: usize = 8;
 /// Where the child parks its descriptors while it sorts them: above all final numbers.
 const PARKING: libc::c_int = 16;
 /// The exit status of a child whose exec failed.
 const EXEC_FAILED: libc::c_int = 127;
 
-/// Which pid namespace the child becomes a member of.
+/// A namespace that the child is born in, and that the calling thread enters for as long.
 #[derive(Debug, Clone, Copy)]
-pub enum PidNamespace<'a> {
-    /// One of its own, as its process 1.
-    New,
-    /// That of the process behind a pidfd.
-    Of {
-        /// A member of the namespace.
-        member: BorrowedFd<'a>,
-        /// The caller's own `/proc/self/ns/pid`, to come back to.
-        own: BorrowedFd<'a>,
+pub struct Visited<'a> {
+    /// The namespace, or a pidfd of a member.
+    pub namespace: BorrowedFd<'a>,
+    /// The caller's own, to come back to.
+    pub own: BorrowedFd<'a>,
+    /// One flag. Not that of a user, mount or time namespace, which a thread cannot enter alone.
+    pub kind: CloneFlags,
+}
+
+/// Which user namespace the child belongs to.
+#[derive(Debug, Clone, Copy)]
+pub enum UserNamespace<'a> {
+    /// The caller's.
+    Callers,
+    /// One of its own, as its root.
+    New {
+        /// Users.
+        uid: &'a [Mapping],
+        /// Groups.
+        gid: &'a [Mapping],
     },
+    /// This one, as its root, in a new pid namespace that belongs to it.
+    Of(BorrowedFd<'a>),
 }
 
 /// What to start.
@@ -57,8 +91,12 @@ pub struct Spawn<'a> {
     pub descriptors: &'a [BorrowedFd<'a>],
     /// A cgroup v2 folder, open.
     pub cgroup: BorrowedFd<'a>,
-    /// Where its pid is counted.
-    pub pid_namespace: PidNamespace<'a>,
+    /// Where it is born, beside the caller's own.
+    pub visited: &'a [Visited<'a>],
+    /// As process 1 of a pid namespace of its own.
+    pub new_pid_namespace: bool,
+    /// Whose root it is.
+    pub user_namespace: UserNamespace<'a>,
 }
 
 /// A process that was started.
@@ -70,32 +108,46 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
-/// Comes back to the caller's own pid namespace, whatever happens in between.
-struct Visit<'a> {
-    own: BorrowedFd<'a>,
-}
+/// Comes back to the caller's own namespace, whatever happens in between.
+struct Visit<'a>(Visited<'a>);
 
 impl<'a> Visit<'a> {
-    fn begin(member: BorrowedFd<'_>, own: BorrowedFd<'a>) -> Result<Self> {
-        setns(member, CloneFlags::CLONE_NEWPID)?;
-        Ok(Self { own })
+    fn begin(visited: Visited<'a>) -> Result<Self> {
+        setns(visited.namespace, visited.kind)?;
+        Ok(Self(visited))
     }
 }
 
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
-        if setns(self.own, CloneFlags::CLONE_NEWPID).is_err() {
+        if setns(self.0.own, self.0.kind).is_err() {
             // Further children would land in a container's namespace.
             std::process::abort();
         }
     }
 }
 
-/// Starts a process. Does not wait for its exec. The namespace visit is the calling thread's alone.
+/// What a child does between its birth and its exec.
+#[derive(Clone, Copy)]
+enum Road {
+    Straight,
+    /// Waits for a byte, and is root then.
+    Mapped {
+        go: RawFd,
+    },
+    /// Enters, is root then, and leaves the rest to a child of its own, whose pid it tells.
+    Between {
+        user: RawFd,
+        tell: RawFd,
+    },
+}
+
+/// Starts a process. Does not wait for its exec. The visits are the calling thread's alone.
 ///
 /// # Errors
 /// As clone3(2): `EAGAIN` at the limit of processes, `EBUSY` when the cgroup has controllers enabled
-/// for its children, `ENODEV` when it is gone, `ESRCH` or `ENOMEM` when the pid namespace has ended.
+/// for its children, `ENODEV` when it is gone, `ESRCH` or `ENOMEM` when the pid namespace has ended,
+/// `EPERM` when a user namespace cannot be entered as its root.
 pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
     let mut fds: [RawFd; MAX_DESCRIPTORS] = [-1; MAX_DESCRIPTORS];
     if spawn.descriptors.len() > MAX_DESCRIPTORS {
@@ -104,10 +156,54 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
     for (slot, fd) in fds.iter_mut().zip(spawn.descriptors) {
         *slot = fd.as_raw_fd();
     }
-    let (flags, _visit) = match spawn.pid_namespace {
-        PidNamespace::New => (CLONE_NEWPID, None),
-        PidNamespace::Of { member, own } => (0, Some(Visit::begin(member, own)?)),
+    let pid_flag = if spawn.new_pid_namespace { CLONE_NEWPID } else { 0 };
+    let born = |flags, road| {
+        let visits = spawn.visited.iter().copied().map(Visit::begin).collect::<Result<Vec<_>>>()?;
+        let born = clone(flags, spawn.cgroup)?;
+        match born {
+            Some(child) => {
+                drop(visits);
+                Ok(child)
+            }
+            None => child(spawn, &fds, road),
+        }
     };
+    match spawn.user_namespace {
+        UserNamespace::Callers => born(pid_flag, Road::Straight),
+        UserNamespace::New { uid, gid } => {
+            let (wait, go) = pipe2(OFlag::O_CLOEXEC)?;
+            let child = born(pid_flag | CLONE_NEWUSER, Road::Mapped { go: wait.as_raw_fd() })?;
+            drop(wait);
+            if let Err(errno) = admit(&child, uid, gid, go) {
+                // One that waits has done nothing; who waits for all children hears of its end.
+                let _ = send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+                return Err(errno);
+            }
+            Ok(child)
+        }
+        UserNamespace::Of(user) => {
+            let (hear, tell) = pipe2(OFlag::O_CLOEXEC)?;
+            let road = Road::Between { user: user.as_raw_fd(), tell: tell.as_raw_fd() };
+            born(0, road)?;
+            drop(tell);
+            let mut pid = [0; size_of::<libc::pid_t>()];
+            File::from(hear).read_exact(&mut pid).map_err(|_| Errno::EPERM)?;
+            let pid = Pid::from_raw(libc::pid_t::from_ne_bytes(pid));
+            Ok(Child { pid, pidfd: pidfd_of(pid)? })
+        }
+    }
+}
+
+/// Makes a child in a user namespace of its own root there.
+fn admit(child: &Child, uid: &[Mapping], gid: &[Mapping], go: OwnedFd) -> Result<()> {
+    write_maps(&format!("/proc/{}", child.pid), uid, gid)?;
+    File::from(go)
+        .write_all(&[1])
+        .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+}
+
+/// clone3(2) without shared memory. `None` in the child.
+fn clone(flags: u64, cgroup: BorrowedFd<'_>) -> Result<Option<Child>> {
     let mut pidfd: RawFd = -1;
     let arguments = libc::clone_args {
         flags: flags | CLONE_PIDFD | CLONE_INTO_CGROUP,
@@ -120,51 +216,111 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
-        cgroup: u64::from(spawn.cgroup.as_raw_fd().cast_unsigned()),
+        cgroup: u64::from(cgroup.as_raw_fd().cast_unsigned()),
     };
-    let argv = [spawn.name.as_ptr(), ptr::null()];
     // SAFETY: without CLONE_VM this is fork(2): the child runs on a copy of this stack, and makes
     // raw system calls on copied plain values until it execs or exits.
     let result = unsafe {
         libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>())
     };
     if result == 0 {
-        child(spawn.program.as_raw_fd(), &argv, &fds);
+        return Ok(None);
     }
     let pid = libc::pid_t::try_from(Errno::result(result)?).map_err(|_| Errno::EOVERFLOW)?;
     // SAFETY: clone3 has stored a new descriptor that nobody else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Child { pid: Pid::from_raw(pid), pidfd })
+    Ok(Some(Child { pid: Pid::from_raw(pid), pidfd }))
 }
 
-fn child(program: RawFd, argv: &[*const libc::c_char; 2], fds: &[RawFd; MAX_DESCRIPTORS]) -> ! {
-    if place(fds) {
-        let no_signal: u64 = 0;
-        let envp: [*const libc::c_char; 1] = [ptr::null()];
-        // SAFETY: the set is 8 bytes, as the kernel's sigset is.
-        unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigprocmask,
-                libc::SIG_SETMASK,
-                &raw const no_signal,
-                ptr::null_mut::<u64>(),
-                size_of::<u64>(),
-            )
-        };
-        // SAFETY: path, argv and envp are terminated, and live until the exec or the exit.
-        unsafe {
-            libc::syscall(
-                libc::SYS_execveat,
-                program,
-                c"".as_ptr(),
-                argv.as_ptr(),
-                envp.as_ptr(),
-                libc::AT_EMPTY_PATH,
-            )
-        };
+fn child(spawn: &Spawn<'_>, fds: &[RawFd; MAX_DESCRIPTORS], road: Road) -> ! {
+    if take(road) && place(fds) {
+        let argv = [spawn.name.as_ptr(), ptr::null()];
+        execute(spawn.program.as_raw_fd(), &argv);
     }
+    exit(EXEC_FAILED)
+}
+
+fn exit(status: libc::c_int) -> ! {
     // SAFETY: _exit runs no handlers of the parent's.
-    unsafe { libc::_exit(EXEC_FAILED) }
+    unsafe { libc::_exit(status) }
+}
+
+/// Whether the caller is where it is to be.
+fn take(road: Road) -> bool {
+    match road {
+        Road::Straight => true,
+        Road::Mapped { go } => {
+            let mut byte: u8 = 0;
+            // SAFETY: the buffer is one byte.
+            let read = unsafe { libc::syscall(libc::SYS_read, go, &raw mut byte, 1) };
+            read == 1 && become_root()
+        }
+        Road::Between { user, tell } => {
+            // SAFETY: plain numbers.
+            let entered = unsafe { libc::syscall(libc::SYS_setns, user, libc::CLONE_NEWUSER) };
+            entered == 0 && become_root() && hand_over(tell)
+        }
+    }
+}
+
+/// User and group 0 of the caller's user namespace. Additional groups would be nobody's there; a
+/// namespace that does not let them be changed has none of them.
+fn become_root() -> bool {
+    // SAFETY: no groups are read.
+    unsafe { libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()) };
+    // SAFETY: plain numbers.
+    let group = unsafe { libc::syscall(libc::SYS_setresgid, 0, 0, 0) };
+    // SAFETY: plain numbers.
+    let user = unsafe { libc::syscall(libc::SYS_setresuid, 0, 0, 0) };
+    group == 0 && user == 0
+}
+
+/// Goes on as process 1 of a new pid namespace; who was there before tells the pid and ends.
+fn hand_over(tell: RawFd) -> bool {
+    // SAFETY: all zeroes is a valid clone_args.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = CLONE_PARENT | CLONE_NEWPID;
+    // SAFETY: as in `clone`; the exit signal is this process's own.
+    let pid = unsafe {
+        libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>())
+    };
+    match libc::pid_t::try_from(pid) {
+        Ok(0) => true,
+        Ok(pid) if pid > 0 => {
+            // SAFETY: a pid spans its own size.
+            let told = unsafe {
+                libc::syscall(libc::SYS_write, tell, &raw const pid, size_of::<libc::pid_t>())
+            };
+            exit(if told > 0 { 0 } else { EXEC_FAILED })
+        }
+        _ => false,
+    }
+}
+
+fn execute(program: RawFd, argv: &[*const libc::c_char; 2]) {
+    let no_signal: u64 = 0;
+    let envp: [*const libc::c_char; 1] = [ptr::null()];
+    // SAFETY: the set is 8 bytes, as the kernel's sigset is.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const no_signal,
+            ptr::null_mut::<u64>(),
+            size_of::<u64>(),
+        )
+    };
+    // SAFETY: path, argv and envp are terminated, and live until the exec or the exit.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program,
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
 }
 
 /// Moves the descriptors to 0, 1, 2, ...: first all out of the way, then each to its place, where it

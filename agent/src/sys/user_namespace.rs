@@ -5,14 +5,15 @@
 use std::{
     fmt::Write as _,
     fs::{self, File},
-    io::Write as _,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+    io::{Read as _, Write as _},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
 use nix::{
     errno::Errno,
+    fcntl::OFlag,
     sys::wait::{WaitPidFlag, waitpid},
-    unistd::Pid,
+    unistd::{Pid, pipe2},
 };
 
 use super::{Result, process::send_signal};
@@ -22,6 +23,9 @@ const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_NEWUSER: u64 = 0x1000_0000;
 /// `UID_GID_MAP_MAX_EXTENTS`, linux/user_namespace.h: lines of a map.
 pub const MAX_MAPPINGS: usize = 340;
+
+/// `PAGE_SIZE`, at its smallest.
+const PAGE: usize = 4096;
 
 /// A range of ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -41,10 +45,34 @@ pub struct Mapping {
 /// `EINVAL` for maps that the kernel refuses: empty, overlapping, or of more than [`MAX_MAPPINGS`]
 /// lines; `EUSERS` or `ENOSPC` when there are too many namespaces.
 pub fn make(uid: &[Mapping], gid: &[Mapping]) -> Result<OwnedFd> {
-    let helper = Helper::start()?;
+    let helper = Helper::start(None)?;
     let folder = helper.folder()?;
     write_maps(&folder, uid, gid)?;
     Ok(File::open(format!("{folder}/ns/user")).map_err(|error| errno(&error))?.into())
+}
+
+/// The maps of a user namespace, users first, with `outside` as the caller's namespace has it. Blocks
+/// for as long as a short-lived child takes.
+///
+/// # Errors
+/// `EPERM` when the caller may not enter it.
+pub fn maps_of(namespace: BorrowedFd<'_>) -> Result<(Vec<Mapping>, Vec<Mapping>)> {
+    let (hear, tell) = pipe2(OFlag::O_CLOEXEC)?;
+    let helper = Helper::start(Some((namespace.as_raw_fd(), tell.as_raw_fd())))?;
+    drop(tell);
+    File::from(hear).read_exact(&mut [0]).map_err(|_| Errno::EPERM)?;
+    let folder = helper.folder()?;
+    let read = |name| {
+        let text = fs::read_to_string(format!("{folder}/{name}")).map_err(|error| errno(&error))?;
+        text.lines().map(|line| parse(line).ok_or(Errno::EIO)).collect::<Result<Vec<_>>>()
+    };
+    Ok((read("uid_map")?, read("gid_map")?))
+}
+
+fn parse(line: &str) -> Option<Mapping> {
+    let mut numbers = line.split_whitespace().map(str::parse);
+    let mut next = || numbers.next()?.ok();
+    Some(Mapping { inside: next()?, outside: next()?, size: next()? })
 }
 
 /// Writes the maps of the namespace that a process has just made. `folder` is that process below a
@@ -61,6 +89,13 @@ pub fn write_maps(folder: &str, uid: &[Mapping], gid: &[Mapping]) -> Result<()> 
         file.write_all(lines(map).as_bytes()).map_err(|error| errno(&error))?;
     }
     Ok(())
+}
+
+/// Whether a map is one that the kernel takes: it reads less than a page of text, which the longest
+/// numbers exceed before [`MAX_MAPPINGS`].
+#[must_use]
+pub fn fits(map: &[Mapping]) -> bool {
+    map.len() <= MAX_MAPPINGS && lines(map).len() < PAGE
 }
 
 fn lines(map: &[Mapping]) -> String {
@@ -83,11 +118,12 @@ struct Helper {
 }
 
 impl Helper {
-    fn start() -> Result<Self> {
+    /// In a new namespace, or in one that is there, of which it then tells: (namespace, pipe).
+    fn start(enter: Option<(RawFd, RawFd)>) -> Result<Self> {
         let mut pidfd: RawFd = -1;
         // SAFETY: all zeroes is a valid clone_args.
         let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-        arguments.flags = CLONE_PIDFD | CLONE_NEWUSER;
+        arguments.flags = CLONE_PIDFD | if enter.is_none() { CLONE_NEWUSER } else { 0 };
         arguments.pidfd = (&raw mut pidfd).addr() as u64;
         // SAFETY: without CLONE_VM this is fork(2): the child runs on a copy of this stack, and makes
         // raw system calls only.
@@ -95,7 +131,7 @@ impl Helper {
             libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>())
         };
         if result == 0 {
-            idle();
+            idle(enter);
         }
         let pid = libc::pid_t::try_from(Errno::result(result)?).map_err(|_| Errno::EOVERFLOW)?;
         // SAFETY: clone3 has stored a new descriptor that nobody else owns.
@@ -121,9 +157,20 @@ impl Drop for Helper {
 }
 
 /// Waits to be killed, also by the death of who has started it.
-fn idle() -> ! {
+fn idle(enter: Option<(RawFd, RawFd)>) -> ! {
     // SAFETY: plain numbers.
     unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+    if let Some((namespace, tell)) = enter {
+        // SAFETY: plain numbers.
+        let entered = unsafe { libc::syscall(libc::SYS_setns, namespace, libc::CLONE_NEWUSER) };
+        if entered != 0 {
+            // SAFETY: _exit runs no handlers of the parent's. The pipe's end tells.
+            unsafe { libc::_exit(1) };
+        }
+        let byte: u8 = 1;
+        // SAFETY: the buffer is one byte.
+        unsafe { libc::syscall(libc::SYS_write, tell, &raw const byte, 1) };
+    }
     loop {
         // SAFETY: no descriptors and no timeout: poll(2) waits for a signal.
         unsafe {
@@ -150,5 +197,16 @@ mod tests {
             Mapping { inside: 65_536, outside: 7, size: 1 },
         ];
         assert_eq!(lines(&map), "0 100000 65536\n65536 7 1\n");
+        let read: Option<Vec<Mapping>> = lines(&map).lines().map(parse).collect();
+        assert_eq!(read.unwrap(), map);
+        assert_eq!(parse("0 1"), None);
+    }
+
+    #[test]
+    fn map_of_many_long_lines_does_not_fit() {
+        let map = |first: u32| -> Vec<Mapping> {
+            (0..340).map(|i| Mapping { inside: first + i, outside: first + i, size: 1 }).collect()
+        };
+        assert!(fits(&map(0)) && !fits(&map(100_000)));
     }
 }

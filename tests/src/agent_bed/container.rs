@@ -32,6 +32,8 @@ pub struct Container {
     pub spec: Value,
     image: &'static str,
     upper: Upper,
+    /// Whether it has a root of its own.
+    pub(super) rootfs: bool,
 }
 
 /// `process` of a spec.
@@ -87,7 +89,7 @@ impl Container {
             },
         });
         let upper = Upper::TmpfsBytes(0);
-        Self { id: format!("case-{}", next()), spec, image: IMAGE, upper }
+        Self { id: format!("case-{}", next()), spec, image: IMAGE, upper, rootfs: true }
     }
 
     /// One that executes a script.
@@ -152,7 +154,7 @@ impl Container {
         agent::CreateRequest {
             id: self.id.clone(),
             spec: self.spec.to_string().into_bytes(),
-            rootfs: Some(rootfs).into(),
+            rootfs: self.rootfs.then_some(rootfs).into(),
             streams: Some(streams).into(),
             ..Default::default()
         }

@@ -17,6 +17,7 @@ fn writes_go_to_a_layer_that_the_next_container_does_not_see() {
 #[test]
 fn disk_keeps_what_was_written_and_is_clean_after_deletion() {
     let bed = bed_or_skip!();
+    let _turn = crate::turn_at_the_disk();
     let on_disk = |script: &str| Container::sh(script).disk(DISK);
     output(bed, &on_disk("echo kept > /var/data/file; stat -c %a /"));
     assert_eq!(output(bed, &on_disk("cat /var/data/file; rm /var/data/file")), "kept\n");

@@ -24,6 +24,12 @@ mod hostile;
 
 mod life;
 mod mounts;
+mod namespaces;
+mod namespaces_pid;
+mod namespaces_refused;
+mod namespaces_time;
+mod namespaces_user;
+mod namespaces_user_shared;
 mod pause;
 mod privileges;
 mod process;
@@ -37,7 +43,10 @@ mod stress;
 mod update;
 mod waits;
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use husk_tests::agent_bed::{Answer, Bed, Container, Ended, Refusal};
 
@@ -59,6 +68,13 @@ fn is_missing(error: &anyhow::Error) -> bool {
     ["(make build)", "apt-get install", "mkfs.erofs", "mke2fs", "busybox-static"]
         .iter()
         .any(|hint| text.contains(hint))
+}
+
+/// The VM has one disk: cases that use it take turns, each for as long as it holds this.
+fn turn_at_the_disk() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    // A case that has failed has left it to the next.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The shared VM, or the end of the case.

@@ -64,8 +64,10 @@ fn churn(bed: &Bed, containers: usize) {
                 for i in 0..containers.div_ceil(AT_A_TIME) {
                     let command = if i % 5 == 0 { "nothing" } else { "true" };
                     let mut container = Container::new(&[command]);
-                    if i % 8 == 0 {
-                        container = container.with("/hooks", hooks.clone());
+                    match i % 16 {
+                        0 | 8 => container = container.with("/hooks", hooks.clone()),
+                        3 | 15 => container = container.user_namespace().namespace("time"),
+                        _ => {}
                     }
                     let result = bed.run(&container);
                     assert_eq!(result.is_err(), command == "nothing", "{result:?}");

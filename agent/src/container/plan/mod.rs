@@ -2,40 +2,56 @@
 //! out or fails for reasons of the guest alone. Pure; the only reader of the spec's container parts.
 //! Resources are read by `cgroup`.
 
+mod agreement;
 mod devices;
 mod hooks;
+mod ids;
 mod inherited;
 mod mounts;
 mod namespaces;
 mod process;
 mod scheduling;
 mod sysctl;
+mod time;
 mod words;
 
 pub use devices::{DevicePlan, DeviceType};
 pub use hooks::{HookPlan, HookPlans, StageHooks, StatePlan, Status};
+pub use ids::IdMaps;
 pub use inherited::Inherited;
 pub use mounts::{IdMap, MountKind, MountPlan};
-pub use namespaces::Namespaces;
-pub use process::{CapabilitySets, Labels, ProcessPlan, UserPlan};
+use namespaces::NamespaceList;
+pub use namespaces::{Join, Kind, Namespaces, Place};
+pub use process::{CapabilitySets, Labels, Limit, ProcessPlan, UserPlan};
 pub use scheduling::{Cpus, Scheduling};
 
 use std::path::PathBuf;
 
+use nix::sched::CloneFlags;
 use oci_spec::runtime::{Linux, Process, Spec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     mount::Propagation,
-    spec::{SpecError, has, refuse, says},
+    spec::{SpecError, refuse, says},
     sys::mount::Depth,
 };
 
 /// The first process of a container, and everything around it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct InitPlan {
-    /// Those the container has to itself.
+    /// Those that are not the guest's.
     pub namespaces: Namespaces,
+    /// Those of them that are not new.
+    pub joined: Vec<Kind>,
+    /// Where those are. For the agent alone.
+    #[serde(skip)]
+    pub joins: Vec<Join>,
+    /// The ids of a new user namespace. For the agent alone.
+    #[serde(skip)]
+    pub ids: Option<IdMaps>,
+    /// For `/proc/self/timens_offsets`, a line each.
+    pub time_offsets: Vec<String>,
     /// Host name in its uts namespace.
     pub hostname: Option<String>,
     /// NIS domain name in its uts namespace.
@@ -115,11 +131,16 @@ impl InitPlan {
         let linux =
             spec.linux().as_ref().ok_or_else(|| SpecError::invalid("linux", "is missing"))?;
         refuse_linux(linux)?;
-        let namespaces = Namespaces::read(linux.namespaces().as_deref().unwrap_or_default())?;
+        let list = NamespaceList::read(linux.namespaces().as_deref().unwrap_or_default())?;
+        let namespaces = list.namespaces;
+        let ids = IdMaps::read(linux, &list)?;
+        agreement::leave_joined_mounts_alone(spec, linux, &list)?;
+        let mounts = mounts::read(spec.mounts().as_deref().unwrap_or_default())?;
+        agreement::mounts_belong_to_the_user_namespace(&mounts, &list, ids.as_ref())?;
         let own_uts = |field: &str, name: &Option<String>| {
             let name = name.clone().filter(|name| !name.is_empty());
             if name.is_some() && !namespaces.uts {
-                let reason = "needs a uts namespace of the container's own";
+                let reason = "needs a uts namespace, new or joined";
                 return Err(SpecError::invalid(field, reason));
             }
             Ok(name)
@@ -131,7 +152,7 @@ impl InitPlan {
                 read_only: root.readonly().unwrap_or_default(),
                 propagation: root_propagation(linux)?,
             },
-            mounts: mounts::read(spec.mounts().as_deref().unwrap_or_default())?,
+            mounts,
             devices: devices::read(linux.devices().as_deref().unwrap_or_default())?,
             masked_paths: paths("linux.maskedPaths", linux.masked_paths())?,
             readonly_paths: paths("linux.readonlyPaths", linux.readonly_paths())?,
@@ -141,8 +162,53 @@ impl InitPlan {
             },
             process: ProcessPlan::read(process)?,
             hooks: None,
+            time_offsets: time::read(linux.time_offsets().as_ref(), &list)?,
+            joined: list.joined(),
+            joins: list.joins,
             namespaces,
+            ids,
         })
+    }
+
+    /// Whether a namespace is made for the container.
+    #[must_use]
+    pub fn is_new(&self, kind: Kind) -> bool {
+        let listed = match kind {
+            Kind::Pid => self.namespaces.pid,
+            kind => self.namespaces.flags().contains(kind.flag()),
+        };
+        listed && !self.joined.contains(&kind)
+    }
+
+    /// Whether it has a cgroup namespace of its own and can write to what it shows.
+    #[must_use]
+    pub fn writes_its_cgroup(&self) -> bool {
+        let writable =
+            |mount: &MountPlan| mount.kind == MountKind::Cgroup && !mount.options.is_read_only();
+        self.is_new(Kind::Cgroup) && self.mounts.iter().any(writable)
+    }
+
+    /// Flags for unshare(2): the new ones that a process makes after its birth. In a pid or user
+    /// namespace it is born.
+    #[must_use]
+    pub fn unshared(&self) -> CloneFlags {
+        let born = [Kind::User.flag()];
+        let others = self.joined.iter().map(|kind| kind.flag()).chain(born);
+        others.fold(self.namespaces.flags(), |flags, other| flags - other)
+    }
+
+    /// The joined ones that a process enters after its birth, in this order: it loses its rights to
+    /// others with the user namespace. A new pid namespace belongs to the user namespace that it is
+    /// made in, so that there the process is born in both.
+    #[must_use]
+    pub fn entered(&self) -> Vec<Kind> {
+        let later = |kind: &Kind| match kind {
+            Kind::User => !self.is_new(Kind::Pid),
+            Kind::Mount | Kind::Time => true,
+            _ => false,
+        };
+        let in_order = [Kind::Time, Kind::Mount, Kind::User];
+        in_order.into_iter().filter(|kind| self.joined.contains(kind)).filter(later).collect()
     }
 }
 
@@ -169,11 +235,8 @@ fn refuse_linux(linux: &Linux) -> Result<(), SpecError> {
     refuse(
         "linux.",
         &[
-            ("uidMappings", has(linux.uid_mappings())),
-            ("gidMappings", has(linux.gid_mappings())),
             (INTEL_RDT, linux.intel_rdt().is_some()),
             ("memoryPolicy", linux.memory_policy().is_some()),
-            ("timeOffsets", linux.time_offsets().as_ref().is_some_and(|map| !map.is_empty())),
             ("netDevices", linux.net_devices().as_ref().is_some_and(|map| !map.is_empty())),
         ],
     )
@@ -258,12 +321,9 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused_by_its_name() {
-        let mapping = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
         for (pointer, value, field) in [
-            ("/linux/uidMappings", mapping, "linux.uidMappings"),
             ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices"),
             ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "linux.memoryPolicy"),
-            ("/linux/timeOffsets", json!({"boottime": {"secs": 1}}), "linux.timeOffsets"),
             ("/process/commandLine", json!("x"), "process.commandLine"),
         ] {
             let error = read(&with(pointer, value)).unwrap_err();
@@ -315,6 +375,7 @@ mod tests {
 
     #[test]
     fn spec_that_makes_no_sense_is_invalid() {
+        let mapping = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
         for (pointer, value, part) in [
             ("/ociVersion", json!("2.0.0"), "ociVersion"),
             ("/root", json!(null), "root"),
@@ -324,6 +385,8 @@ mod tests {
             ("/linux/maskedPaths", json!(["etc"]), "maskedPaths"),
             ("/linux/readonlyPaths", json!(["/a/../b"]), "readonlyPaths"),
             ("/hostname", json!("web"), "hostname"),
+            ("/linux/uidMappings", mapping, "linux.uidMappings"),
+            ("/linux/timeOffsets", json!({"boottime": {"secs": 1}}), "linux.timeOffsets"),
         ] {
             let error = read(&with(pointer, value)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{pointer}");
@@ -340,6 +403,82 @@ mod tests {
         spec["linux"]["mountLabel"] = json!("");
         spec["linux"]["rootfsPropagation"] = json!("");
         read(&spec).unwrap();
+    }
+
+    fn in_user_namespace(mounts: Value, kinds: &[&str]) -> Value {
+        let kinds = ["user", "mount"].iter().chain(kinds);
+        let namespaces: Vec<Value> = kinds.map(|kind| json!({"type": kind})).collect();
+        let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 10}]);
+        let mut spec = with("/linux/namespaces", Value::from(namespaces));
+        spec["linux"]["uidMappings"] = mapping.clone();
+        spec["linux"]["gidMappings"] = mapping;
+        spec["mounts"] = mounts;
+        spec
+    }
+
+    #[test]
+    fn mount_that_does_not_belong_to_the_user_namespace_is_refused() {
+        for (fstype, option, kind) in [
+            ("proc", "ro", "pid"),
+            ("sysfs", "ro", "network"),
+            ("mqueue", "ro", "ipc"),
+            ("tmpfs", "uid=10", ""),
+            ("devpts", "gid=11", ""),
+        ] {
+            let mount = json!([{"destination": "/x", "type": fstype, "options": [option]}]);
+            let mount = if fstype == "proc" {
+                json!([{"destination": "/proc", "type": fstype}])
+            } else {
+                mount
+            };
+            let error = read(&in_user_namespace(mount.clone(), &[])).unwrap_err().to_string();
+            assert!(error.starts_with("mounts[/"), "{error}");
+            if !kind.is_empty() {
+                assert!(error.contains(&format!("needs a {kind} namespace")), "{error}");
+                read(&in_user_namespace(mount, &[kind])).unwrap();
+            }
+        }
+        let mount = json!([{"destination": "/x", "type": "tmpfs", "options": ["uid=9", "gid=0"]}]);
+        read(&in_user_namespace(mount, &[])).unwrap();
+    }
+
+    #[test]
+    fn joined_mount_namespace_is_left_alone() {
+        let mut spec = minimal();
+        spec["linux"]["namespaces"] =
+            json!([{"type": "pid"}, {"type": "mount", "path": "/run/husk/containers/a/ns/mnt"}]);
+        let plan = read(&spec).unwrap();
+        assert_eq!(plan.entered(), [Kind::Mount]);
+        assert!(plan.unshared().is_empty());
+        for (pointer, value) in [
+            ("/mounts", json!([{"destination": "/x", "type": "tmpfs"}])),
+            ("/root", json!({"path": "rootfs", "readonly": true})),
+            ("/linux/devices", json!([{"path": "/dev/x", "type": "p"}])),
+            ("/linux/maskedPaths", json!(["/x"])),
+            ("/linux/readonlyPaths", json!(["/x"])),
+            ("/linux/rootfsPropagation", json!("slave")),
+        ] {
+            let mut spec = spec.clone();
+            let (parent, name) = pointer.rsplit_once('/').unwrap();
+            spec.pointer_mut(parent).unwrap()[name] = value;
+            let error = read(&spec).unwrap_err().to_string();
+            assert!(error.contains("mount namespace that is joined"), "{pointer}: {error}");
+        }
+    }
+
+    #[test]
+    fn user_namespace_is_entered_last_or_at_birth() {
+        let join = |kind: &str| json!({"type": kind, "path": format!("/proc/7/ns/{kind}")});
+        let namespaces = |rest: Vec<Value>| {
+            let mut all = vec![join("user"), join("mount"), join("time"), join("ipc")];
+            all.extend(rest);
+            read(&with("/linux/namespaces", Value::from(all))).unwrap()
+        };
+        let shared = namespaces(vec![]);
+        assert_eq!(shared.entered(), [Kind::Time, Kind::Mount, Kind::User]);
+        let own = namespaces(vec![json!({"type": "pid"}), json!({"type": "uts"})]);
+        assert_eq!(own.entered(), [Kind::Time, Kind::Mount]);
+        assert_eq!(own.unshared(), CloneFlags::CLONE_NEWUTS);
     }
 
     #[test]

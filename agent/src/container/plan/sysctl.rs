@@ -60,7 +60,15 @@ fn file(name: &str, namespaces: &Namespaces) -> Result<PathBuf, SpecError> {
 mod tests {
     use super::*;
 
-    const ALL: Namespaces = Namespaces { uts: true, ipc: true, network: true, cgroup: true };
+    const ALL: Namespaces = Namespaces {
+        uts: true,
+        ipc: true,
+        network: true,
+        cgroup: true,
+        pid: true,
+        user: false,
+        time: false,
+    };
 
     #[test]
     fn own_sysctl_becomes_a_file() {

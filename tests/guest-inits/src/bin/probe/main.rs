@@ -2,6 +2,8 @@
 //! prints what came of them. `probe SUBJECT ARGUMENT...`; one file for each chapter of the cases.
 
 mod calls;
+mod clocks;
+mod ipc;
 mod limits;
 mod notify;
 mod scheduling;
@@ -18,9 +20,12 @@ fn main() -> ExitCode {
     let result = match *subject {
         "call" => calls::make(args),
         "call32" => calls::make_32(args),
+        "clock" => clocks::show(args),
         "limit" => limits::show(args),
         "notify" => notify::decide(args),
         "scheduling" => scheduling::show(args),
+        "shm" => ipc::shared_memory(args),
+        "tcp" => ipc::tcp(args),
         _ => Err(format!("{subject}: no such subject")),
     };
     match result {
