@@ -76,7 +76,7 @@ fn is_empty(flags: &LimitFlags) -> bool {
     resources == Resources::default() && said_nothing
 }
 
-/// What flags say takes the place of what is; a quota and a number of CPUs take each other's.
+/// What flags say takes the place of what is.
 fn put_over(resources: &mut Resources, flags: &LimitFlags) {
     let new = super::wishes::resources(flags);
     let all = [

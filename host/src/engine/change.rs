@@ -36,8 +36,8 @@ impl Engine {
     /// Changes limits: at once where the container runs, and for its next runs.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what makes no sense or what its running machine cannot give, the
-    /// monitor's, and those of the connection.
+    /// [`Error::Invalid`] for what makes no sense; the monitor's, for what the running machine cannot
+    /// give among others; those of the connection.
     pub fn update(
         &self,
         container: &Container,
@@ -48,7 +48,6 @@ impl Engine {
         check_resources(&resources)?;
         if container.status.is_live() {
             require_running(container)?;
-            check_machine(&container.config.resources, &resources)?;
             self.ask(container, &Request::Update(Box::new(resources.clone())))?;
         }
         self.containers.change(&container.config.id, |config, _| {
@@ -120,35 +119,4 @@ fn require_running(container: &Container) -> Result<(), Error> {
 
 fn phase(container: &Container, phase: &'static str, hint: &'static str) -> Error {
     Error::WrongPhase { name: container.config.name.clone(), phase, hint }
-}
-
-/// A machine that runs keeps its memory and its CPUs. `then` is what it was made for, at most.
-fn check_machine(then: &Resources, now: &Resources) -> Result<(), Error> {
-    let more_memory = now.memory_bytes > then.memory_bytes && then.memory_bytes > 0;
-    if more_memory || now.useful_cpus() > then.useful_cpus() {
-        let what = if more_memory { "memory" } else { "CPUs" };
-        return Err(Error::Invalid(format!(
-            "the container's virtual machine cannot grow while it runs: more {what} need a stopped \
-             container (husk stop, update, start)"
-        )));
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn machine_that_runs_does_not_grow() {
-        let of = |memory_bytes, milli_cpus| Resources {
-            memory_bytes,
-            milli_cpus,
-            ..Resources::default()
-        };
-        assert!(check_machine(&of(100, 1000), &of(50, 500)).is_ok());
-        assert!(check_machine(&of(0, 0), &of(50, 1000)).is_ok());
-        assert!(check_machine(&of(100, 0), &of(101, 0)).is_err());
-        assert!(check_machine(&of(0, 0), &of(0, 1001)).is_err());
-    }
 }

@@ -94,6 +94,9 @@ fn limits_change_at_once_and_stay_changed() {
     assert_eq!((read("cpu.max"), read("pids.max")), ("50000 100000".into(), "40".into()));
     let host = bed.inspect("box")["HostConfig"].clone();
     assert_eq!((&host["Memory"], &host["PidsLimit"]), (&json!(64 << 20), &json!(40)));
+    // Back to what its machine was made with, and not beyond.
+    bed.husk(&["update", "-m", "128m", "box"]).ok();
+    assert_eq!(read("memory.max"), (128 << 20).to_string());
     let output = bed.husk(&["update", "-m", "1g", "box"]).output();
     output.refused_with(125, &["update box", "cannot grow while it runs"]);
     bed.husk(&["update", "box"]).output().refused_with(125, &["one or more flags"]);

@@ -31,8 +31,6 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a VM that went silent may take to end, so that its exit status is known.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Memory of a VM whose container has no limit, MiB.
-const DEFAULT_MEMORY_MIB: u64 = 1024;
 /// What the guest needs beside the workload, MiB: kernel, agent, page cache to breathe.
 const GUEST_OVERHEAD_MIB: u64 = 96;
 const MIB: u64 = 1 << 20;
@@ -51,10 +49,7 @@ pub struct Booted {
 /// Memory of the VM: the workload's, and the guest's own on top, of which page structures are a
 /// sixty-fourth.
 fn memory_mib(resources: &Resources) -> u32 {
-    let workload = match resources.memory_bytes {
-        0 => DEFAULT_MEMORY_MIB,
-        bytes => bytes.div_ceil(MIB),
-    };
+    let workload = resources.workload_bytes().div_ceil(MIB);
     let with_overhead = workload.saturating_add(GUEST_OVERHEAD_MIB).saturating_add(workload / 32);
     u32::try_from(with_overhead).unwrap_or(u32::MAX)
 }

@@ -10,6 +10,7 @@ use super::control::{Connection, Frozen, View, fail};
 use super::error::SandboxError;
 use super::sandbox::Sandbox;
 use crate::engine::control::Event;
+use crate::engine::error::Error;
 use crate::engine::record::Resources;
 use crate::engine::spec;
 
@@ -66,6 +67,9 @@ pub async fn thaw_for_signal(view: &View, sandbox: &Sandbox) {
 /// Other limits, at once.
 pub async fn update(connection: &Connection, view: &View, resources: &Resources) {
     let Some(sandbox) = running(connection, view).await else { return };
+    if let Err(error) = check_machine(&sandbox.config.resources, resources) {
+        return fail(connection, &error).await;
+    }
     let limits = spec::limits(resources).to_string().into_bytes();
     let outcome = sandbox.agent.update(&sandbox.config.id, limits).await;
     let outcome = outcome.map_err(SandboxError::agent("update the container"));
@@ -86,4 +90,43 @@ pub async fn processes(connection: &Connection, view: &View) {
     let processes = sandbox.agent.processes(&sandbox.config.id).await;
     let processes = processes.map_err(SandboxError::agent("list the processes"));
     answer(connection, processes.map(Event::Processes)).await;
+}
+
+/// A machine that runs keeps the memory and the CPUs that it was started with.
+fn check_machine(then: &Resources, now: &Resources) -> Result<(), Error> {
+    let what = if now.workload_bytes() > then.workload_bytes() {
+        "memory"
+    } else if now.useful_cpus() > then.useful_cpus() {
+        "CPUs"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Invalid(format!(
+        "the container's virtual machine cannot grow while it runs: more {what} need a stopped \
+         container (husk stop, update, start)"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machine_that_runs_does_not_grow() {
+        let of = |memory_bytes, milli_cpus| Resources {
+            memory_bytes,
+            milli_cpus,
+            ..Resources::default()
+        };
+        assert!(check_machine(&of(100, 1000), &of(50, 500)).is_ok());
+        assert!(check_machine(&of(0, 0), &of(1 << 30, 1000)).is_ok());
+        for (then, now) in [
+            (of(100, 0), of(101, 0)),
+            (of(0, 0), of((1 << 30) + 1, 0)),
+            (of(100, 0), of(0, 0)),
+            (of(0, 0), of(0, 1001)),
+        ] {
+            assert!(check_machine(&then, &now).is_err(), "{now:?}");
+        }
+    }
 }

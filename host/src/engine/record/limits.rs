@@ -41,7 +41,16 @@ pub struct Rlimit {
     pub hard: i64,
 }
 
+/// What a container without a limit has.
+const DEFAULT_WORKLOAD_BYTES: u64 = 1 << 30;
+
 impl Resources {
+    /// Memory that its machine has for it.
+    #[must_use]
+    pub fn workload_bytes(&self) -> u64 {
+        if self.memory_bytes == 0 { DEFAULT_WORKLOAD_BYTES } else { self.memory_bytes }
+    }
+
     /// The highest number of a list like `0-2,4`; `None` when it is no such list.
     #[must_use]
     pub fn last_of(list: &str) -> Option<u32> {
