@@ -62,6 +62,18 @@ fn kernel_settings_are_the_containers_own() {
 }
 
 #[test]
+fn kernel_settings_of_the_guest_are_made_before_the_container() {
+    let bed = Bed::new();
+    let flags = ["--guest-sysctl", "vm.swappiness=7", "--guest-sysctl", "fs/file-max=5000"];
+    let script = "cat /proc/sys/vm/swappiness /proc/sys/fs/file-max";
+    assert_eq!(bed.sh(&flags, script).ok().out(), "7\n5000");
+    let output = bed.run(&["--guest-sysctl", "vm.no_such_knob=1"], &["true"]).output();
+    output.refused_with(125, &["vm.no_such_knob"]);
+    bed.husk(&[&["create", "--name", "box"], &flags[..2], &[BUSYBOX]].concat()).ok();
+    assert_eq!(bed.inspect("box")["Husk"]["GuestSysctls"], json!({ "vm.swappiness": "7" }));
+}
+
+#[test]
 fn file_systems_in_memory_are_mounted_by_both_flags() {
     let bed = Bed::new();
     let flags = [

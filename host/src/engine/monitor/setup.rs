@@ -72,7 +72,7 @@ async fn set_sandbox_up(agent: &Agent, config: &Config) -> Result<(), SandboxErr
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let wall_clock_ns = u64::try_from(now.as_nanos()).unwrap_or_default();
     agent
-        .setup(&config.hostname, files, wall_clock_ns)
+        .setup(&config.hostname, files, wall_clock_ns, &config.surroundings.guest_sysctls)
         .await
         .map_err(SandboxError::agent("set the sandbox up"))
 }
