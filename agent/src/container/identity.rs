@@ -102,10 +102,10 @@ fn resolve(user: &UserPlan, passwd: &str, group: &str) -> Result<Identity, UserE
             home: home_of(home.as_ref()),
         });
     };
-    let (name, group_name) = match name.split_once(':') {
-        Some((name, group)) => (name, Some(group).filter(|group| !group.is_empty())),
-        None => (name.as_str(), None),
-    };
+    let mut parts = name.splitn(3, ':');
+    let name = parts.next().unwrap_or_default();
+    let group_name = parts.next().filter(|group| !group.is_empty());
+    let more_groups = parts.next().into_iter().flat_map(|list| list.split(','));
     let number: Option<u32> = if name.is_empty() { Some(0) } else { name.parse().ok() };
     let account = accounts(passwd)
         .find(|account| account.name == name || number.is_some_and(|uid| account.uid == uid));
@@ -115,6 +115,9 @@ fn resolve(user: &UserPlan, passwd: &str, group: &str) -> Result<Identity, UserE
         .or(number)
         .ok_or_else(|| UserError::NoUser(name.to_owned()))?;
     let mut additional_gids = user.additional_gids.clone();
+    for name in more_groups {
+        additional_gids.push(find_group(group, name)?);
+    }
     let gid = match group_name {
         Some(wanted) => find_group(group, wanted)?,
         None => {
@@ -183,12 +186,17 @@ mod tests {
         assert_eq!(ids("web:77"), (33, 77, vec![]));
         assert_eq!(ids("1234"), (1234, 0, vec![]));
         assert_eq!(ids("1234:web"), (1234, 34, vec![]));
+        assert_eq!(ids("1234::tape,7"), (1234, 0, vec![7, 60]));
+        assert_eq!(ids("web:77:logs"), (33, 77, vec![50]));
+        assert_eq!(ids("::logs"), (0, 0, vec![50]));
     }
 
     #[test]
     fn unknown_names_are_refused() {
         assert_eq!(resolve_name("nobody"), Err(UserError::NoUser("nobody".to_owned())));
-        assert_eq!(resolve_name("web:nogroup"), Err(UserError::NoGroup("nogroup".to_owned())));
+        for name in ["web:nogroup", "web::nogroup", "web::logs,nogroup"] {
+            assert_eq!(resolve_name(name), Err(UserError::NoGroup("nogroup".to_owned())));
+        }
     }
 
     #[test]

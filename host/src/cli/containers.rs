@@ -6,13 +6,23 @@ use super::{for_each, print_line};
 use crate::engine::Engine;
 use crate::engine::create::parse_signal;
 use crate::engine::error::Error;
+use crate::engine::store::Container;
+
+/// Seconds until SIGKILL, docker's default.
+const STOP_TIMEOUT_S: i64 = 10;
+
+/// Seconds between stop signal and SIGKILL; `None` waits for ever.
+pub fn grace(wished: Option<i64>, container: &Container) -> Option<u64> {
+    let own = container.config.process.stop_timeout_s;
+    u64::try_from(wished.or(own).unwrap_or(STOP_TIMEOUT_S)).ok()
+}
 
 /// `husk stop`.
 pub fn stop(flags: &args::Stop) -> Result<u8, Failure> {
-    let timeout_s = u64::try_from(flags.time).ok();
     let engine = Engine::open()?;
     for_each("stop", &flags.containers.containers, |name| {
-        engine.stop(&engine.find(name)?, timeout_s)?;
+        let container = engine.find(name)?;
+        engine.stop(&container, grace(flags.time, &container))?;
         print_line(name);
         Ok(())
     })

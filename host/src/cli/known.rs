@@ -5,34 +5,11 @@ use super::failure::Failure;
 
 /// Flags of docker's `run`, `create` and `exec`.
 const FLAGS: &[&str] = &[
-    "--add-host",
-    "--annotation",
     "--attach",
     "-a",
-    "--blkio-weight",
-    "--cap-add",
-    "--cap-drop",
     "--cgroup-parent",
-    "--cgroupns",
-    "--cpu-period",
-    "--cpu-quota",
-    "--cpu-shares",
-    "-c",
-    "--cpuset-cpus",
-    "--cpuset-mems",
-    "--device",
-    "--device-cgroup-rule",
-    "--device-read-bps",
-    "--device-read-iops",
-    "--device-write-bps",
-    "--device-write-iops",
-    "--dns",
-    "--dns-option",
-    "--dns-search",
-    "--domainname",
     "--expose",
     "--gpus",
-    "--group-add",
     "--health-cmd",
     "--health-interval",
     "--health-retries",
@@ -40,52 +17,39 @@ const FLAGS: &[&str] = &[
     "--init",
     "--ip",
     "--ip6",
-    "--ipc",
     "--isolation",
-    "--label",
-    "-l",
-    "--label-file",
     "--link",
     "--log-driver",
     "--log-opt",
     "--mac-address",
-    "--memory-reservation",
-    "--memory-swap",
-    "--memory-swappiness",
-    "--mount",
-    "--net",
-    "--network",
     "--network-alias",
     "--no-healthcheck",
-    "--oom-kill-disable",
-    "--oom-score-adj",
-    "--pid",
-    "--pids-limit",
-    "--platform",
-    "--privileged",
     "--publish",
     "-p",
     "--publish-all",
     "-P",
-    "--pull",
-    "--quiet",
-    "-q",
     "--restart",
     "--runtime",
-    "--security-opt",
-    "--shm-size",
-    "--stop-signal",
-    "--stop-timeout",
     "--storage-opt",
-    "--sysctl",
-    "--ulimit",
-    "--userns",
-    "--uts",
     "--volume",
     "-v",
     "--volume-driver",
     "--volumes-from",
 ];
+
+/// Flags that cannot be honoured, or not as docker's users mean them, and why.
+const REFUSED: &[(&str, &str)] = &[
+    ("--blkio-weight-device", DISKS),
+    ("--device-read-bps", DISKS),
+    ("--device-read-iops", DISKS),
+    ("--device-write-bps", DISKS),
+    ("--device-write-iops", DISKS),
+    ("--kernel-memory", "Linux has no such limit any more"),
+    ("--memory-swappiness", "cgroup v2 has no swappiness of a container's own"),
+    ("--oom-kill-disable", "cgroup v2 cannot keep the kernel from it"),
+];
+const DISKS: &str =
+    "disks of the host are not the guest's, and the container's own has no name yet";
 
 /// Verbs of docker's.
 const VERBS: &[&str] = &[
@@ -103,20 +67,13 @@ const VERBS: &[&str] = &[
     "login",
     "logout",
     "network",
-    "pause",
     "port",
     "pull",
     "push",
-    "rename",
-    "restart",
     "save",
     "search",
-    "stats",
     "system",
     "tag",
-    "top",
-    "unpause",
-    "update",
     "volume",
 ];
 
@@ -126,6 +83,9 @@ pub fn unknown_flag(verb: &str, word: &str) -> Failure {
         Some((name, _)) => name,
         None => word,
     };
+    if let Some((_, reason)) = REFUSED.iter().find(|(flag, _)| *flag == name) {
+        return Failure::new(format!("{verb}: {name} is not supported: {reason}"));
+    }
     // -p80:80 is -p.
     let short = name.get(..2).filter(|_| !name.starts_with("--"));
     let known = FLAGS.contains(&name) || short.is_some_and(|short| FLAGS.contains(&short));
@@ -153,6 +113,8 @@ mod tests {
     fn missing_features_and_mistakes_are_told_apart() {
         assert!(unknown_flag("run", "--publish=80:80").message().contains("not supported yet"));
         assert!(unknown_flag("run", "-p80:80").message().contains("not supported yet"));
+        let refused = unknown_flag("run", "--oom-kill-disable");
+        assert!(refused.message().contains("not supported: cgroup v2"), "{}", refused.message());
         assert!(unknown_flag("run", "--bogus").message().contains("unknown flag: --bogus"));
         assert!(unknown_verb("pull").message().contains("not supported yet"));
         assert!(unknown_verb("pul").message().contains("unknown command"));

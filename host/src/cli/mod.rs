@@ -5,6 +5,7 @@
 
 mod args;
 mod attached;
+mod change;
 mod containers;
 mod failure;
 mod images;
@@ -13,10 +14,12 @@ mod known;
 mod logs;
 mod ps;
 mod run;
+mod stats;
 mod table;
 mod template;
 mod values;
 mod version;
+mod wishes;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -54,6 +57,13 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
         Verb::Exec(flags) => run::exec(flags),
         Verb::Stop(flags) => containers::stop(flags),
         Verb::Kill(flags) => containers::kill(flags),
+        Verb::Restart(flags) => change::restart(flags),
+        Verb::Pause(flags) => change::pause(flags),
+        Verb::Unpause(flags) => change::unpause(flags),
+        Verb::Update(flags) => change::update(flags),
+        Verb::Rename(flags) => change::rename(flags),
+        Verb::Top(flags) => change::top(flags),
+        Verb::Stats(flags) => stats::stats(flags),
         Verb::Wait(flags) => containers::wait(flags),
         Verb::Rm(flags) => containers::rm(flags),
         Verb::Ps(flags) => ps::ps(flags),
@@ -89,6 +99,18 @@ fn refuse(error: &clap::Error) -> ExitCode {
             let word = context(ContextKind::InvalidArg).unwrap_or_default();
             known::unknown_flag(&verb.unwrap_or_default(), &word)
         }
+        ErrorKind::ValueValidation => match std::error::Error::source(error) {
+            // docker's words.
+            Some(reason) => {
+                let verb = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+                let flag = context(ContextKind::InvalidArg).unwrap_or_default();
+                let flag = flag.split(' ').next().unwrap_or_default();
+                let value = context(ContextKind::InvalidValue).unwrap_or_default();
+                let message = format!("invalid argument {value:?} for {flag:?} flag: {reason}");
+                Failure::new(message).during(&verb.unwrap_or_default())
+            }
+            None => Failure::new(one_line(&error.to_string())),
+        },
         _ => Failure::new(one_line(&error.to_string())),
     };
     failure.print(error_format_of_words());

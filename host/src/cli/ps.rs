@@ -58,6 +58,7 @@ fn status_text(container: &Container) -> String {
     match status.phase {
         Phase::Created => "Created".to_owned(),
         Phase::Starting => "Starting".to_owned(),
+        Phase::Running if status.paused => format!("Up {} (Paused)", since(status.started)),
         Phase::Running => format!("Up {}", since(status.started)),
         Phase::Exited => format!("Exited ({}) {} ago", status.exit_code, since(status.finished)),
     }
@@ -75,14 +76,20 @@ fn row(container: &Container, whole: bool) -> Value {
         "Command": format!("\"{command}\""),
         "CreatedAt": config.created.to_string(),
         "RunningFor": format!("{} ago", since(Some(config.created))),
-        "State": container.status.phase.as_str(),
+        "State": container.status.state(),
         "Status": status_text(container),
         "Names": config.name,
         "Ports": "",
-        "Labels": "",
+        "Labels": labels(container),
         "Mounts": "",
         "Networks": "",
     })
+}
+
+/// `name=value` of each, as docker's column has them.
+fn labels(container: &Container) -> String {
+    let labels = container.config.notes.labels.iter();
+    labels.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
 }
 
 struct Filter {
@@ -97,12 +104,16 @@ enum Key {
     Status,
     Ancestor,
     Exited,
+    Label,
 }
 
 impl Filter {
     fn parse(text: &str) -> Result<Self, Failure> {
-        let bad =
-            || Failure::new(format!("filter {text:?}: name=, id=, status=, ancestor= or exited="));
+        let bad = || {
+            Failure::new(format!(
+                "filter {text:?}: name=, id=, status=, ancestor=, exited= or label="
+            ))
+        };
         let (key, value) = text.split_once('=').ok_or_else(bad)?;
         let key = match key {
             "name" => Key::Name,
@@ -110,6 +121,7 @@ impl Filter {
             "status" => Key::Status,
             "ancestor" => Key::Ancestor,
             "exited" => Key::Exited,
+            "label" => Key::Label,
             _ => return Err(bad()),
         };
         Ok(Self { key, value: value.to_owned() })
@@ -120,11 +132,15 @@ impl Filter {
         match self.key {
             Key::Name => config.name.contains(value),
             Key::Id => config.id.as_str().starts_with(value),
-            Key::Status => status.phase.as_str() == value,
+            Key::Status => status.state() == value,
             Key::Ancestor => {
                 config.image.reference == value
                     || config.image.id.trim_start_matches("sha256:").starts_with(value)
             }
+            Key::Label => match value.split_once('=') {
+                Some((name, value)) => config.notes.labels.get(name).is_some_and(|v| v == value),
+                None => config.notes.labels.contains_key(value),
+            },
             Key::Exited => status.phase == Phase::Exited && status.exit_code.to_string() == value,
         }
     }

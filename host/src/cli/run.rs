@@ -7,13 +7,15 @@ use std::path::Path;
 use super::args::{self, Common, ProcessFlags};
 use super::attached::{Attachment, Outcome, Signals, Terms, parse_detach_keys};
 use super::failure::{Failure, print_error_line};
-use super::{images, known, values};
+use super::wishes::{env_of, wishes};
+use super::{images, known};
 use crate::engine::Engine;
 use crate::engine::control::{self, Timings};
-use crate::engine::create::{ProcessWishes, Wishes, check_env, merge_env};
+use crate::engine::create::{Wishes, check_env, check_user, merge_env};
 use crate::engine::error::Error;
-use crate::engine::record::{Filesystem, Process, Resources};
+use crate::engine::record::Process;
 use crate::engine::store::Container;
+use crate::image::progress::Style;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`: `--timings` starts here.
 fn monotonic_ns() -> u64 {
@@ -33,46 +35,6 @@ fn split_words(verb: &str, words: &[String]) -> Result<(String, Vec<String>), Fa
     Ok((first.clone(), rest.to_vec()))
 }
 
-fn env_of(flags: &ProcessFlags) -> Result<Vec<String>, Failure> {
-    let mut env = Vec::new();
-    for file in &flags.env_file {
-        env.extend(values::env_file(file).map_err(Failure::new)?);
-    }
-    env.extend(flags.env.iter().map(|entry| values::env_entry(entry)));
-    Ok(env)
-}
-
-fn wishes(
-    common: &Common,
-    image: &str,
-    command: Vec<String>,
-    detach: bool,
-) -> Result<Wishes, Failure> {
-    let flags = &common.process;
-    Ok(Wishes {
-        image_reference: image.to_owned(),
-        name: common.name.clone(),
-        hostname: common.hostname.clone(),
-        process: ProcessWishes {
-            command,
-            entrypoint: common.entrypoint.clone(),
-            env: env_of(flags)?,
-            user: flags.user.clone(),
-            workdir: flags.workdir.clone(),
-            terminal: flags.tty,
-            stdin_open: flags.interactive,
-            stdin_once: flags.interactive && !detach,
-        },
-        resources: Resources {
-            memory_bytes: common.limits.memory.unwrap_or(0),
-            milli_cpus: common.limits.cpus.unwrap_or(0),
-        },
-        filesystem: Filesystem { read_only: common.read_only, tmpfs: values::tmpfs(&common.tmpfs) },
-        auto_remove: common.rm,
-        hypervisor: common.hypervisor.to_string(),
-    })
-}
-
 /// Makes the container; with `--cidfile`, the file is there before it.
 fn make(
     engine: &Engine,
@@ -81,7 +43,8 @@ fn make(
     wishes: Wishes,
 ) -> Result<Container, Failure> {
     let cidfile = common.cidfile.as_deref().map(new_cidfile).transpose()?;
-    let made = images::resolve_or_load(engine, image, common.progress)
+    let style = if common.quiet { Style::None } else { common.progress };
+    let made = images::resolve_or_load(engine, image, style)
         .and_then(|image| Ok(engine.create(&image, wishes)?));
     match (made, cidfile) {
         (Ok(container), Some((mut file, path))) => {
@@ -176,6 +139,11 @@ fn start_detached(engine: &Engine, container: &Container, began: u64) -> Result<
             Err(error.into())
         }
     }
+}
+
+/// Starts a container that ended.
+pub fn start_again(engine: &Engine, container: &Container) -> Result<(), Failure> {
+    start_detached(engine, container, monotonic_ns())
 }
 
 fn start_attached(
@@ -340,12 +308,13 @@ fn exec_in(flags: &args::Exec, name: &str, command: Vec<String>) -> Result<u8, F
         terms.check_terminal().map_err(Failure::new)?;
     }
     let process = exec_process(&container, &flags.process, command)?;
+    let attach = (!flags.detach).then(|| terms.attach());
+    let exec = control::Exec { process, attach, privileged: flags.privileged };
+    let mut session = engine.exec(&container, exec)?;
     if flags.detach {
-        engine.exec(&container, control::Exec { process, attach: None })?.started()?;
+        session.started()?;
         return Ok(0);
     }
-    let session =
-        engine.exec(&container, control::Exec { process, attach: Some(terms.attach()) })?;
     follow(session, terms)
 }
 
@@ -367,14 +336,16 @@ fn exec_process(
     if !cwd.starts_with('/') {
         return Err(Failure::new(format!("working directory {cwd:?}: must be an absolute path")));
     }
+    let user = flags.user.clone().unwrap_or_else(|| own.user.clone());
+    check_user(&user)?;
     Ok(Process {
         args,
         env,
-        user: flags.user.clone().unwrap_or_else(|| own.user.clone()),
+        user,
         cwd,
         terminal: flags.tty,
         stdin_open: flags.interactive,
         stdin_once: true,
-        stop_signal: own.stop_signal,
+        ..own.clone()
     })
 }

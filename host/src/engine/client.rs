@@ -135,7 +135,7 @@ impl Session {
                     let exit_code = u8::try_from(exit_code).unwrap_or(EXIT_HUSK);
                     return Err(Error::Monitor { exit_code, message });
                 }
-                Event::Done | Event::Failed { .. } => {}
+                Event::Done | Event::Failed { .. } | Event::Usage(_) | Event::Processes(_) => {}
             }
         }
     }

@@ -10,7 +10,8 @@ use std::os::unix::net::UnixStream;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::record::Process;
+use super::record::{Process, Resources};
+use crate::guest::{ProcessInfo, Usage};
 use crate::sys::fd;
 
 /// Longest frame. A command line may have 2 MiB on Linux; the rest is small.
@@ -38,6 +39,16 @@ pub enum Request {
         /// Grace; `None` waits for ever.
         timeout_s: Option<u64>,
     },
+    /// Freeze every process.
+    Pause,
+    /// Let them go on.
+    Resume,
+    /// Other limits. Boxed: larger than the others.
+    Update(Box<Resources>),
+    /// Tell what has been used.
+    Usage,
+    /// Tell which processes there are.
+    Processes,
     /// A signal for the process of this connection, or for the container's first one.
     Signal(i32),
     /// The client's window has this size now.
@@ -67,6 +78,8 @@ pub struct Exec {
     pub process: Process,
     /// Streams wanted; none for `exec -d`.
     pub attach: Option<Attach>,
+    /// With every capability.
+    pub privileged: bool,
 }
 
 /// From the monitor.
@@ -95,6 +108,10 @@ pub enum Event {
     },
     /// Done what was asked; nothing else to say.
     Done,
+    /// What has been used up to now.
+    Usage(Usage),
+    /// The processes that there are.
+    Processes(Vec<ProcessInfo>),
     /// Not done.
     Failed {
         /// 125 to 127.

@@ -7,6 +7,7 @@
 //! Engine::exec, stop, ... --control socket--> monitor
 //! ```
 
+mod change;
 pub mod client;
 pub mod control;
 pub mod create;
@@ -136,6 +137,9 @@ impl Engine {
         if container.status.phase != Phase::Running {
             return Err(wrong_phase(container, " (start it with husk start)"));
         }
+        if container.status.paused {
+            return Err(wrong_phase(container, " (unpause it first)"));
+        }
         let session = self.connect(container)?;
         session.request(&Request::Exec(Box::new(exec)))?;
         Ok(session)
@@ -253,6 +257,7 @@ impl Engine {
 
 fn wrong_phase(container: &Container, hint: &'static str) -> Error {
     let phase = match container.status.phase {
+        Phase::Running if container.status.paused => "paused",
         Phase::Running => "running",
         Phase::Starting => "starting",
         Phase::Created | Phase::Exited => "not running",

@@ -4,7 +4,7 @@
 //! ```text
 //! containers/lock            held while folders appear and go
 //! containers/.new-ID/        being made; its maker holds ID's lock
-//! containers/ID/config.json  written once
+//! containers/ID/config.json  replaced whole, by rename and update alone
 //!               status.json  replaced whole
 //!               lock         held by the monitor for as long as it lives
 //!               disk.ext4    writable layer
@@ -199,6 +199,25 @@ impl Store {
         Ok(Container { config: config.clone(), status, dir: place })
     }
 
+    /// Replaces a container's record by what `change` makes of it; the records of the others are
+    /// at hand.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`], those of `change`, [`Error::File`].
+    pub fn change(
+        &self,
+        id: &ContainerId,
+        change: impl FnOnce(&mut Config, &[Config]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let _store = self.lock()?;
+        let (own, others): (Vec<_>, Vec<_>) =
+            self.configs()?.into_iter().partition(|config| config.id == *id);
+        let missing = || Error::NoSuchContainer(id.to_string());
+        let mut config = own.into_iter().next().ok_or_else(missing)?;
+        change(&mut config, &others)?;
+        write_json(&self.dir(id).config(), &config)
+    }
+
     fn refuse_taken_name(&self, _held: &Lock, config: &Config) -> Result<(), Error> {
         match self.configs()?.into_iter().find(|other| other.name == config.name) {
             None => Ok(()),
@@ -307,6 +326,7 @@ impl Store {
             return Ok(None);
         }
         container.status.phase = Phase::Exited;
+        container.status.paused = false;
         container.status.exit_code = EXIT_LOST;
         container.status.error = "the monitor was killed".to_owned();
         container.status.finished = Some(Timestamp::now());

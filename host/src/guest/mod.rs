@@ -2,6 +2,11 @@
 //! are the types of this file. Knows no containers beyond their ids, and no hypervisor: it is
 //! given connected sockets.
 
+mod cgroup;
+
+pub use cgroup::{ProcessInfo, Usage};
+
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -199,7 +204,8 @@ impl Agent {
         with_duration(self.deadline)
     }
 
-    /// Host name, files below /run/husk/files (name, content), clock (nanoseconds since 1970).
+    /// Host name, files below /run/husk/files (name, content), clock (nanoseconds since 1970), kernel
+    /// settings (name, value).
     ///
     /// # Errors
     /// [`AgentError`], as all below.
@@ -208,13 +214,20 @@ impl Agent {
         hostname: &str,
         files: impl IntoIterator<Item = (String, Vec<u8>)>,
         wall_clock_ns: u64,
+        sysctls: &BTreeMap<String, String>,
     ) -> Result<(), AgentError> {
+        let sysctl = |(name, value): (&String, &String)| wire::Sysctl {
+            name: name.clone(),
+            value: value.clone(),
+            ..Default::default()
+        };
         let file =
             |(name, content)| wire::File { name, content, mode: 0o644, ..Default::default() };
         let request = wire::SetupRequest {
             hostname: hostname.to_owned(),
             files: files.into_iter().map(file).collect(),
             wall_clock_ns,
+            sysctls: sysctls.iter().map(sysctl).collect(),
             ..Default::default()
         };
         self.sandbox.setup(self.call(), &request).await?;

@@ -4,8 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod attach;
+mod change;
 mod exec;
 mod failures;
+mod flags_limits;
+mod flags_security;
+mod flags_surroundings;
 mod hostile;
 mod image_content;
 mod images;

@@ -63,8 +63,8 @@ pub struct UserPlan {
     pub additional_gids: Vec<u32>,
     /// The process's umask.
     pub umask: Option<u32>,
-    /// `user[:group]` in names or numbers, looked up in the container's own /etc/passwd and
-    /// /etc/group. Overrides the numbers above.
+    /// `user[:[group][:more,groups]]` in names or numbers, looked up in the container's own
+    /// /etc/passwd and /etc/group. Overrides uid and gid.
     pub name: Option<String>,
 }
 

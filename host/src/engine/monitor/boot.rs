@@ -31,8 +31,6 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a VM that went silent may take to end, so that its exit status is known.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Memory of a VM whose container has no limit, MiB.
-const DEFAULT_MEMORY_MIB: u64 = 1024;
 /// What the guest needs beside the workload, MiB: kernel, agent, page cache to breathe.
 const GUEST_OVERHEAD_MIB: u64 = 96;
 const MIB: u64 = 1 << 20;
@@ -48,18 +46,10 @@ pub struct Booted {
     pub announced: Instant,
 }
 
-/// vCPUs for a container: enough for its quota, one without.
-fn vcpus(resources: Resources) -> u32 {
-    u32::try_from(resources.milli_cpus.div_ceil(1000).max(1)).unwrap_or(u32::MAX)
-}
-
 /// Memory of the VM: the workload's, and the guest's own on top, of which page structures are a
 /// sixty-fourth.
-fn memory_mib(resources: Resources) -> u32 {
-    let workload = match resources.memory_bytes {
-        0 => DEFAULT_MEMORY_MIB,
-        bytes => bytes.div_ceil(MIB),
-    };
+fn memory_mib(resources: &Resources) -> u32 {
+    let workload = resources.workload_bytes().div_ceil(MIB);
     let with_overhead = workload.saturating_add(GUEST_OVERHEAD_MIB).saturating_add(workload / 32);
     u32::try_from(with_overhead).unwrap_or(u32::MAX)
 }
@@ -83,8 +73,8 @@ fn vm_config(container: &Container, guest: GuestImage) -> VmConfig {
         kernel: guest.kernel,
         initramfs: guest.initramfs,
         kernel_args: Vec::new(),
-        vcpus: vcpus(config.resources),
-        memory_mib: memory_mib(config.resources),
+        vcpus: config.resources.useful_cpus(),
+        memory_mib: memory_mib(&config.resources),
         disks: vec![image, layer],
         guest_cid: GUEST_CID,
         host_cid: HOST_CID,
@@ -183,9 +173,7 @@ mod tests {
 
     #[test]
     fn vm_is_larger_than_its_workload() {
-        let resources = Resources { memory_bytes: 256 * MIB, milli_cpus: 1500 };
-        assert_eq!(memory_mib(resources), 256 + 96 + 8);
-        assert_eq!(vcpus(resources), 2);
-        assert_eq!(vcpus(Resources::default()), 1);
+        let resources = Resources { memory_bytes: 256 * MIB, ..Resources::default() };
+        assert_eq!(memory_mib(&resources), 256 + 96 + 8);
     }
 }

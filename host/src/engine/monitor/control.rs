@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::change;
 use super::error::SandboxError;
 use super::sandbox::Sandbox;
 use super::stdio::Subscriber;
@@ -48,6 +49,15 @@ pub struct View {
     pub ending: watch::Receiver<Option<Ending>>,
     /// Set to take the VM down, whatever it is doing.
     pub abort: Arc<watch::Sender<bool>>,
+    /// Where the owner of the status is told that processes were frozen or let go.
+    pub freezer: mpsc::Sender<Frozen>,
+}
+
+/// Processes were frozen, or let go. Answered once the status says so.
+#[derive(Debug)]
+pub struct Frozen {
+    pub paused: bool,
+    pub noted: oneshot::Sender<()>,
 }
 
 impl View {
@@ -171,6 +181,11 @@ pub async fn session(mut connection: Connection, view: View) {
             connection.send(&view.ended().await.event(), &[]).await;
         }
         Request::Exec(exec) => run_exec(connection, &view, *exec).await,
+        Request::Pause => change::freeze(&connection, &view, true).await,
+        Request::Resume => change::freeze(&connection, &view, false).await,
+        Request::Update(resources) => change::update(&connection, &view, &resources).await,
+        Request::Usage => change::usage(&connection, &view).await,
+        Request::Processes => change::processes(&connection, &view).await,
         Request::Start { .. } | Request::Resize { .. } => {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "not the first request");
             fail(&connection, &error).await;
@@ -178,7 +193,7 @@ pub async fn session(mut connection: Connection, view: View) {
     }
 }
 
-async fn fail(connection: &Connection, error: &(dyn std::error::Error + Send + Sync)) {
+pub async fn fail(connection: &Connection, error: &(dyn std::error::Error + Send + Sync)) {
     let message = chain(error);
     connection.send(&Event::Failed { exit_code: EXIT_HUSK, message }, &[]).await;
 }
@@ -188,6 +203,7 @@ async fn stop(connection: &Connection, view: &View, timeout_s: Option<u64>) {
         // Booting: there is no process yet that could be asked.
         let sandbox = view.sandbox.borrow().clone();
         if let Some(sandbox) = sandbox {
+            change::thaw_for_signal(view, &sandbox).await;
             sandbox.stop(timeout_s.map(Duration::from_secs)).await;
         }
     };
@@ -216,6 +232,7 @@ async fn signal_first(connection: &Connection, view: &View, signal: i32) {
             if let Err(error) = sandbox.signal(&sandbox.first_process(), signal).await {
                 return fail(connection, &error).await;
             }
+            change::thaw_for_signal(view, &sandbox).await;
         }
     }
     connection.send(&Event::Done, &[]).await;
@@ -345,9 +362,7 @@ async fn run_exec(mut connection: Connection, view: &View, exec: Exec) {
         let error = io::Error::new(io::ErrorKind::NotConnected, "the container is not running");
         return fail(&connection, &error).await;
     };
-    let stdin = exec.attach.is_some_and(|attach| attach.stdin);
-    let window = exec.attach.and_then(|attach| attach.window);
-    let (process, streams) = match sandbox.exec(&exec.process, stdin, window).await {
+    let (process, streams) = match sandbox.exec(&exec).await {
         Ok(started) => started,
         Err(error) => {
             let event = Event::Failed { exit_code: error.exit_code(), message: chain(&error) };

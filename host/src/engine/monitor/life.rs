@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use husk_protocols::id::ContainerId;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::boot::{self, Booted};
-use super::control::{Connection, Ending, Socket, View, serve_attached, session};
+use super::control::{Connection, Ending, Frozen, Socket, View, serve_attached, session};
 use super::error::SandboxError;
 use super::sandbox::Sandbox;
 use super::setup::set_up;
@@ -112,10 +112,12 @@ impl Monitor {
     async fn run(mut self, mut client: Connection) -> Result<(), Error> {
         let (sandbox, sandbox_seen) = watch::channel(None);
         let (ending, ending_seen) = watch::channel(None);
+        let (freezer, mut frozen) = mpsc::channel(1);
         let view = View {
             sandbox: sandbox_seen,
             ending: ending_seen,
             abort: Arc::new(watch::channel(false).0),
+            freezer,
         };
         let mut sessions = JoinSet::new();
         let started = self.start(&mut client, &view, &mut sessions).await;
@@ -131,7 +133,7 @@ impl Monitor {
                 if attached {
                     sessions.spawn(attended(client, view.clone(), running.sandbox.clone()));
                 }
-                let end = self.attend(running, &view, &mut sessions).await;
+                let end = self.attend(running, &view, &mut sessions, &mut frozen).await;
                 sandbox.send_replace(None);
                 end
             }
@@ -199,6 +201,7 @@ impl Monitor {
         mut running: Running,
         view: &View,
         sessions: &mut JoinSet<()>,
+        frozen: &mut mpsc::Receiver<Frozen>,
     ) -> Result<Ending, Error> {
         let began = Instant::now();
         let sandbox = running.sandbox.clone();
@@ -225,6 +228,7 @@ impl Monitor {
                     _ = abort.wait_for(|&abort| abort) => break Some(killed()),
                     _ = terminate.recv() => break Some(killed()),
                     Ok((socket, _)) = self.socket.listener.accept() => accept(socket, view, sessions),
+                    Some(note) = frozen.recv() => note_frozen(&mut self.status, &self.container, note),
                     Some(_) = sessions.join_next() => {}
                 }
             }
@@ -274,6 +278,7 @@ impl Monitor {
         }
         status.exit_code = code;
         status.error = error;
+        status.paused = false;
         status.monitor_pid = 0;
         status.vm_pid = 0;
         let recorded = if self.container.config.auto_remove {
@@ -287,6 +292,15 @@ impl Monitor {
         self.timings.teardown_us = micros(began.elapsed());
         Ending { exit_code: code, error: status.error.clone(), timings: self.timings }
     }
+}
+
+fn note_frozen(status: &mut Status, container: &Container, note: Frozen) {
+    status.paused = note.paused;
+    if let Err(error) = container.dir.write_status(status) {
+        tracing::error!(error = %chain(&error), "a pause is not recorded");
+    }
+    // A client that is gone needs no answer.
+    let _ = note.noted.send(());
 }
 
 fn kill(running: &mut Running) {

@@ -11,6 +11,7 @@
 //! comes later uses the socket in the runtime folder.
 
 mod boot;
+mod change;
 mod control;
 mod error;
 mod life;

@@ -1,17 +1,19 @@
 //! A running sandbox as sessions see it: what may be asked of it at any time, by many at once.
 
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use husk_protocols::id::ExecId;
 use husk_protocols::port::STREAM_PORT;
 use husk_vmm::vsock::VsockHandle;
+use tokio::sync::Semaphore;
 
 use super::error::SandboxError;
 use super::stdio::{GuestStreams, HubHandle};
+use crate::engine::control::Exec;
 use crate::engine::record::{Config, Process};
-use crate::engine::spec;
+use crate::engine::spec::{self, Privilege};
 use crate::guest::{Agent, ProcessId, Streams, open_stream};
 
 /// How long a process may take to die of SIGKILL before its VM does.
@@ -25,6 +27,10 @@ pub struct Sandbox {
     pub vsock: VsockHandle,
     pub hub: HubHandle,
     pub execs: AtomicU64,
+    /// Its processes are frozen.
+    pub paused: AtomicBool,
+    /// One permit, for whoever freezes them or lets them go.
+    pub freezing: Semaphore,
 }
 
 /// Opens the streams of a process; with a terminal, one for both ways.
@@ -86,17 +92,18 @@ impl Sandbox {
     }
 
     /// Starts a further process. Its streams are the caller's.
-    pub async fn exec(
-        &self,
-        process: &Process,
-        stdin: bool,
-        window: Option<(u16, u16)>,
-    ) -> Result<(ProcessId, GuestStreams), SandboxError> {
+    pub async fn exec(&self, exec: &Exec) -> Result<(ProcessId, GuestStreams), SandboxError> {
         let number = self.execs.fetch_add(1, Ordering::Relaxed);
+        let stdin = exec.attach.is_some_and(|attach| attach.stdin);
+        let window = exec.attach.and_then(|attach| attach.window);
+        let privilege = if exec.privileged { Privilege::All } else { Privilege::Container };
+        let process = &exec.process;
         let exec: ExecId =
             format!("exec-{number}").parse().expect("letters, a dash and digits are an id");
         let (tokens, streams) = open_streams(&self.vsock, process, stdin)?;
-        let spec = spec::process_spec(process, window).to_string().into_bytes();
+        let spec = spec::process_spec(process, &self.config.security, privilege, window)
+            .to_string()
+            .into_bytes();
         self.agent
             .exec(&self.config.id, &exec, spec, tokens)
             .await

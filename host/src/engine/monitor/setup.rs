@@ -2,8 +2,10 @@
 //! what was begun goes with the VM.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::SystemTime;
+
+use tokio::sync::Semaphore;
 
 use super::boot::{Booted, DISK_SERIAL, IMAGE_SERIAL};
 use super::control::{Connection, Prepared, prepare};
@@ -35,7 +37,7 @@ pub async fn set_up(
     let window = attach.and_then(|attach| attach.window);
     let new = NewContainer {
         id: config.id.clone(),
-        spec: spec::container_spec(config, window).to_string().into_bytes(),
+        spec: spec::container_spec(config, window)?.to_string().into_bytes(),
         image_serial: IMAGE_SERIAL.to_owned(),
         disk_serial: DISK_SERIAL.to_owned(),
         streams: tokens,
@@ -53,6 +55,8 @@ pub async fn set_up(
         vsock: vm.vsock().clone(),
         hub: hub.handle(),
         execs: AtomicU64::new(1),
+        paused: AtomicBool::new(false),
+        freezing: Semaphore::new(1),
     });
     if let Some(mut prepared) = prepared {
         prepared.announce(client).await;
@@ -68,7 +72,7 @@ async fn set_sandbox_up(agent: &Agent, config: &Config) -> Result<(), SandboxErr
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let wall_clock_ns = u64::try_from(now.as_nanos()).unwrap_or_default();
     agent
-        .setup(&config.hostname, files, wall_clock_ns)
+        .setup(&config.hostname, files, wall_clock_ns, &config.surroundings.guest_sysctls)
         .await
         .map_err(SandboxError::agent("set the sandbox up"))
 }

@@ -1,14 +1,18 @@
 //! From an image and a user's wishes to a container's record. What makes no sense is refused
 //! here, before anything is on disk.
 
-use std::collections::BTreeMap;
+mod checks;
+
+pub use checks::{check_name, check_resources, check_user};
 
 use jiff::Timestamp;
 
 use super::Engine;
 use super::error::Error;
 use super::names::{random_id, random_name};
-use super::record::{Config, Filesystem, ImageUse, Process, Resources};
+use super::record::{
+    Config, Filesystem, ImageUse, Notes, Process, Resources, Rlimit, Security, Surroundings,
+};
 use super::store::{Container, short};
 use crate::image::Image;
 use crate::storage::{self, Life};
@@ -24,10 +28,16 @@ pub struct Wishes {
     pub hostname: Option<String>,
     /// What runs.
     pub process: ProcessWishes,
-    /// `-m`, `--cpus`.
+    /// `-m`, `--cpus` and their like.
     pub resources: Resources,
-    /// `--read-only`, `--tmpfs`.
+    /// `--read-only`, `--tmpfs` and their like.
     pub filesystem: Filesystem,
+    /// `--privileged`, `--cap-add` and their like.
+    pub security: Security,
+    /// `--dns`, `--sysctl` and their like.
+    pub surroundings: Surroundings,
+    /// `--label`, `--annotation`.
+    pub notes: Notes,
     /// `--rm`.
     pub auto_remove: bool,
     /// `--hypervisor`.
@@ -53,13 +63,20 @@ pub struct ProcessWishes {
     pub stdin_open: bool,
     /// stdin ends with the first client.
     pub stdin_once: bool,
+    /// `--stop-signal`.
+    pub stop_signal: Option<String>,
+    /// `--stop-timeout`.
+    pub stop_timeout_s: Option<i64>,
+    /// `--group-add`.
+    pub groups: Vec<String>,
+    /// `--ulimit`, at most one of each name.
+    pub rlimits: Vec<Rlimit>,
+    /// `--oom-score-adj`.
+    pub oom_score_adj: i32,
 }
 
 /// What every image can rely on.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Least memory for a workload. docker's.
-const MIN_MEMORY_BYTES: u64 = 6 << 20;
 
 impl Engine {
     /// Makes a container of an image. It does not run yet.
@@ -84,12 +101,8 @@ fn config(image: &Image, wishes: Wishes) -> Result<Config, Error> {
     let random = Error::file("read", "/dev/urandom");
     let (id, fallback) = random_id().and_then(|id| Ok((id, random_name()?))).map_err(random)?;
     let name = wishes.name.unwrap_or(fallback);
-    check_name(&name)?;
     let hostname = wishes.hostname.unwrap_or_else(|| short(&id).to_owned());
-    check_hostname(&hostname)?;
-    check_resources(wishes.resources)?;
-    check_tmpfs(&wishes.filesystem.tmpfs)?;
-    Ok(Config {
+    let config = Config {
         name,
         created: Timestamp::now(),
         image: ImageUse {
@@ -104,7 +117,21 @@ fn config(image: &Image, wishes: Wishes) -> Result<Config, Error> {
         auto_remove: wishes.auto_remove,
         hypervisor: wishes.hypervisor,
         id,
-    })
+        security: wishes.security,
+        surroundings: wishes.surroundings,
+        notes: notes(image, wishes.notes),
+    };
+    checks::check(&config)?;
+    Ok(config)
+}
+
+/// The image's labels, and over them the user's.
+fn notes(image: &Image, mut notes: Notes) -> Notes {
+    let labels = image.config.config().as_ref().and_then(|config| config.labels().as_ref());
+    for (name, value) in labels.into_iter().flatten() {
+        notes.labels.entry(name.clone()).or_insert_with(|| value.clone());
+    }
+    notes
 }
 
 fn process(image: &Image, wishes: ProcessWishes, hostname: &str) -> Result<Process, Error> {
@@ -136,9 +163,9 @@ fn process(image: &Image, wishes: ProcessWishes, hostname: &str) -> Result<Proce
         .or_else(|| defaults.and_then(|c| c.working_dir().clone()))
         .filter(|dir| !dir.is_empty())
         .unwrap_or_else(|| "/".to_owned());
-    check_absolute("working directory", &cwd)?;
     let user = wishes.user.or_else(|| defaults.and_then(|c| c.user().clone())).unwrap_or_default();
-    let stop_signal = match defaults.and_then(|c| c.stop_signal().as_ref()) {
+    let image_signal = defaults.and_then(|c| c.stop_signal().as_ref());
+    let stop_signal = match wishes.stop_signal.as_ref().or(image_signal) {
         Some(name) => parse_signal(name)?,
         None => nix::libc::SIGTERM,
     };
@@ -152,6 +179,10 @@ fn process(image: &Image, wishes: ProcessWishes, hostname: &str) -> Result<Proce
         stdin_open: wishes.stdin_open,
         stdin_once: wishes.stdin_once,
         stop_signal,
+        stop_timeout_s: wishes.stop_timeout_s,
+        groups: wishes.groups,
+        rlimits: wishes.rlimits,
+        oom_score_adj: wishes.oom_score_adj,
     })
 }
 
@@ -195,58 +226,6 @@ pub fn check_env(entries: &[String]) -> Result<(), Error> {
         Some(entry) => Err(Error::Invalid(format!("environment variable {entry:?} has no name"))),
         None => Ok(()),
     }
-}
-
-fn check_name(name: &str) -> Result<(), Error> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    let first = |c: char| c.is_ascii_alphanumeric();
-    if name.len() >= 2 && name.len() <= 128 && name.starts_with(first) && name.chars().all(allowed)
-    {
-        Ok(())
-    } else {
-        Err(Error::Invalid(format!(
-            "container name {name:?}: only [a-zA-Z0-9][a-zA-Z0-9_.-]+ is allowed, up to 128 characters"
-        )))
-    }
-}
-
-/// As sethostname(2) and the resolver take it.
-fn check_hostname(name: &str) -> Result<(), Error> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    if !name.is_empty() && name.len() <= 63 && name.chars().all(allowed) && !name.starts_with('-') {
-        Ok(())
-    } else {
-        Err(Error::Invalid(format!("host name {name:?}: 1 to 63 letters, digits, dots and dashes")))
-    }
-}
-
-fn check_resources(resources: Resources) -> Result<(), Error> {
-    if resources.memory_bytes > 0 && resources.memory_bytes < MIN_MEMORY_BYTES {
-        return Err(Error::Invalid("memory limit: at least 6m".to_owned()));
-    }
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    if resources.milli_cpus > cpus * 1000 {
-        return Err(Error::Invalid(format!("cpus: this host has {cpus}, no more can be given")));
-    }
-    Ok(())
-}
-
-fn check_absolute(what: &str, path: &str) -> Result<(), Error> {
-    if path.starts_with('/') && !path.contains('\0') {
-        Ok(())
-    } else {
-        Err(Error::Invalid(format!("{what} {path:?}: must be an absolute path")))
-    }
-}
-
-fn check_tmpfs(tmpfs: &BTreeMap<String, Vec<String>>) -> Result<(), Error> {
-    for destination in tmpfs.keys() {
-        check_absolute("tmpfs", destination)?;
-        if destination.trim_matches('/').is_empty() {
-            return Err(Error::Invalid("tmpfs: cannot be mounted over /".to_owned()));
-        }
-    }
-    Ok(())
 }
 
 /// A signal by number or name, with or without SIG.
@@ -302,14 +281,5 @@ mod tests {
         for bad in ["", "0", "65", "SIGNOPE", "RTMIN+99", "-9"] {
             assert!(parse_signal(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn names_that_would_be_paths_are_refused() {
-        for bad in ["", "a", "../x", "a b", "-x", ".x", "ä1"] {
-            assert!(check_name(bad).is_err(), "{bad}");
-        }
-        assert!(check_name("web-1.test_2").is_ok());
-        assert!(check_hostname("").is_err() && check_hostname(&"x".repeat(64)).is_err());
     }
 }

@@ -6,8 +6,17 @@
 //!                          +-- never ran -----+            start <----------+
 //! ```
 //!
-//! [`Config`] is written once; [`Status`] by whoever owns the container at that moment: its
-//! monitor while that lives, the finder of a dead monitor after it.
+//! [`Config`] is replaced by `rename` and `update` alone; [`Status`] by whoever owns the container at
+//! that moment: its monitor while that lives, the finder of a dead monitor after it. What a record
+//! of an older husk lacks is its default.
+
+mod limits;
+mod security;
+mod surroundings;
+
+pub use limits::{Resources, Rlimit};
+pub use security::{Device, Seccomp, Security};
+pub use surroundings::{Ipc, Surroundings};
 
 use std::collections::BTreeMap;
 
@@ -15,7 +24,7 @@ use husk_protocols::id::ContainerId;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// What the user asked for. Never changes.
+/// What the user asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Config {
     /// 64 hex digits.
@@ -38,6 +47,25 @@ pub struct Config {
     pub auto_remove: bool,
     /// `--hypervisor`.
     pub hypervisor: String,
+    /// What its processes may do.
+    #[serde(default)]
+    pub security: Security,
+    /// What it takes for its machine and network.
+    #[serde(default)]
+    pub surroundings: Surroundings,
+    /// What people and programs note on it.
+    #[serde(default)]
+    pub notes: Notes,
+}
+
+/// Words that mean nothing to husk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Notes {
+    /// The image's, and `--label`.
+    pub labels: BTreeMap<String, String>,
+    /// `--annotation`; they are in the OCI spec.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// The image of a container.
@@ -70,15 +98,18 @@ pub struct Process {
     pub stdin_once: bool,
     /// Signal that asks it to end.
     pub stop_signal: i32,
-}
-
-/// Limits of a container. 0 is "not asked for".
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub struct Resources {
-    /// Bytes of memory for the workload.
-    pub memory_bytes: u64,
-    /// CPU time per time, in thousandths of one CPU.
-    pub milli_cpus: u64,
+    /// Seconds until SIGKILL follows; negative is never.
+    #[serde(default)]
+    pub stop_timeout_s: Option<i64>,
+    /// Groups beside the user's own, by name or number.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// At most one of each name.
+    #[serde(default)]
+    pub rlimits: Vec<Rlimit>,
+    /// How gladly the kernel takes it for its memory, -1000 to 1000.
+    #[serde(default)]
+    pub oom_score_adj: i32,
 }
 
 /// The container's file system besides its image.
@@ -88,6 +119,25 @@ pub struct Filesystem {
     pub read_only: bool,
     /// Destination to tmpfs options.
     pub tmpfs: BTreeMap<String, Vec<String>>,
+    /// The same by `--mount`.
+    #[serde(default)]
+    pub tmpfs_mounts: Vec<TmpfsMount>,
+    /// Size of /dev/shm; 0 is docker's.
+    #[serde(default)]
+    pub shm_bytes: u64,
+}
+
+/// `--mount type=tmpfs`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TmpfsMount {
+    /// Absolute.
+    pub target: String,
+    /// 0 is no limit but the guest's memory.
+    pub size_bytes: u64,
+    /// Permission bits; 0 is the kernel's default.
+    pub mode: u32,
+    /// Cannot be written.
+    pub read_only: bool,
 }
 
 /// Where a container is in its life.
@@ -138,6 +188,9 @@ pub struct Status {
     pub vm_pid: i32,
     /// Which hypervisor was chosen, and why.
     pub hypervisor: Option<HypervisorChoice>,
+    /// Its processes are frozen.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// The outcome of `--hypervisor`.
@@ -165,7 +218,14 @@ impl Status {
             monitor_pid: 0,
             vm_pid: 0,
             hypervisor: None,
+            paused: false,
         }
+    }
+
+    /// docker's word for the state, in lower case.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        if self.paused { "paused" } else { self.phase.as_str() }
     }
 
     /// Whether a monitor should be there.

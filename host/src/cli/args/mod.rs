@@ -1,5 +1,15 @@
 //! The words of the command line, as clap understands them. Shapes only.
 
+mod change;
+mod limits;
+mod security;
+mod surroundings;
+
+pub use change::{Rename, Restart, Stats, Top, Update};
+pub use limits::{LimitFlags, ProcessLimitFlags};
+pub use security::SecurityFlags;
+pub use surroundings::{FilesystemFlags, NoteFlags, SurroundingsFlags};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::values;
@@ -43,14 +53,28 @@ pub enum Verb {
     Exec(Exec),
     /// Stop containers: the stop signal, then SIGKILL
     Stop(Stop),
+    /// Stop containers and start them again
+    Restart(Restart),
     /// Send a signal to containers
     Kill(Kill),
+    /// Freeze every process of containers
+    Pause(Containers),
+    /// Let them go on
+    Unpause(Containers),
+    /// Change limits of containers
+    Update(Update),
+    /// Give a container another name
+    Rename(Rename),
     /// Wait until containers have ended and print their exit codes
     Wait(Containers),
     /// Remove containers
     Rm(Rm),
     /// List containers
     Ps(Ps),
+    /// List the processes of a container
+    Top(Top),
+    /// Show what containers use
+    Stats(Stats),
     /// Print what a container wrote
     Logs(Logs),
     /// Print everything known of containers or images, as JSON
@@ -79,24 +103,31 @@ pub struct Common {
     pub process: ProcessFlags,
     #[command(flatten)]
     pub limits: LimitFlags,
+    #[command(flatten)]
+    pub process_limits: ProcessLimitFlags,
+    #[command(flatten)]
+    pub security: SecurityFlags,
+    #[command(flatten)]
+    pub surroundings: SurroundingsFlags,
+    #[command(flatten)]
+    pub filesystem: FilesystemFlags,
+    #[command(flatten)]
+    pub notes: NoteFlags,
     /// Name of the container
     #[arg(long)]
     pub name: Option<String>,
-    /// Host name inside the container
-    #[arg(short = 'h', long)]
-    pub hostname: Option<String>,
     /// Remove the container when it has ended
     #[arg(long)]
     pub rm: bool,
     /// Command that the image's and the given words are arguments of
     #[arg(long)]
     pub entrypoint: Option<String>,
-    /// Make the root file system read-only
-    #[arg(long)]
-    pub read_only: bool,
-    /// Mount a tmpfs
-    #[arg(long, value_name = "PATH[:OPTIONS]")]
-    pub tmpfs: Vec<String>,
+    /// Signal that asks the container to end
+    #[arg(long, value_name = "SIGNAL")]
+    pub stop_signal: Option<String>,
+    /// Seconds between that and SIGKILL; -1 waits for ever
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub stop_timeout: Option<i64>,
     /// Write the container's id to this file, which must not exist
     #[arg(long, value_name = "FILE")]
     pub cidfile: Option<std::path::PathBuf>,
@@ -106,6 +137,15 @@ pub struct Common {
     /// How loading an image is shown
     #[arg(long, default_value_t, value_name = "auto|plain|none")]
     pub progress: Style,
+    /// The same as --progress none
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Where the image comes from: missing and never are the images that are loaded
+    #[arg(long, value_name = "missing|never", value_parser = values::pull)]
+    pub pull: Option<String>,
+    /// The platform, which must be the host's
+    #[arg(long, value_name = "OS[/ARCH]", value_parser = values::platform)]
+    pub platform: Option<String>,
     /// Print help
     #[arg(long, action = clap::ArgAction::Help)]
     pub help: Option<bool>,
@@ -132,17 +172,6 @@ pub struct ProcessFlags {
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
-}
-
-/// Flags that limit a container.
-#[derive(Debug, Args)]
-pub struct LimitFlags {
-    /// Memory of the workload; the VM's own comes on top
-    #[arg(short, long, value_name = "SIZE", value_parser = values::bytes)]
-    pub memory: Option<u64>,
-    /// CPU time per time
-    #[arg(long, value_name = "NUMBER", value_parser = values::milli_cpus)]
-    pub cpus: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -225,6 +254,9 @@ pub struct Exec {
     /// Leave the command running
     #[arg(short, long)]
     pub detach: bool,
+    /// Give the command every capability
+    #[arg(long)]
+    pub privileged: bool,
     /// Keys that leave the command running
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     pub detach_keys: String,
@@ -241,16 +273,16 @@ pub struct Exec {
 
 #[derive(Debug, Args)]
 pub struct Stop {
-    /// Seconds between the stop signal and SIGKILL; -1 waits for ever
+    /// Seconds between the stop signal and SIGKILL; -1 waits for ever [default: the container's
+    /// own, or 10]
     #[arg(
         short,
         long = "time",
         alias = "timeout",
-        default_value_t = 10,
         value_name = "SECONDS",
         allow_negative_numbers = true
     )]
-    pub time: i64,
+    pub time: Option<i64>,
     #[command(flatten)]
     pub containers: Containers,
 }
@@ -287,7 +319,7 @@ pub struct Ps {
     /// Only the last N created, in any state
     #[arg(short = 'n', long, value_name = "N")]
     pub last: Option<usize>,
-    /// Only those that match: name=, id=, status=, ancestor=, exited=
+    /// Only those that match: name=, id=, status=, ancestor=, exited=, label=
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub filter: Vec<String>,
     /// table, json, or a template like '{{.ID}}: {{.Status}}'

@@ -1,11 +1,13 @@
 //! `inspect`: everything known of a container or an image, in docker's shape.
 
+mod shape;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::args;
-use super::failure::Failure;
-use super::template::Template;
+use crate::cli::args;
+use crate::cli::failure::Failure;
+use crate::cli::template::Template;
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::record::Phase;
@@ -23,17 +25,19 @@ pub fn inspect(flags: &args::Inspect) -> Result<u8, Failure> {
         Some(text) => Some(Template::parse(text).map_err(Failure::new)?),
     };
     let mut all = Vec::new();
-    let code = super::for_each("inspect", &flags.names, |name| {
+    let code = crate::cli::for_each("inspect", &flags.names, |name| {
         let value = find(&engine, flags.kind.as_deref(), name)?;
         match &template {
-            Some(template) => super::print_line(&template.render(&value).map_err(Failure::new)?),
+            Some(template) => {
+                crate::cli::print_line(&template.render(&value).map_err(Failure::new)?)
+            }
             None => all.push(value),
         }
         Ok(())
     });
     if template.is_none() {
         let text = serde_json::to_string_pretty(&all).map_err(|e| Failure::new(e.to_string()))?;
-        super::print_line(&text);
+        crate::cli::print_line(&text);
     }
     code
 }
@@ -68,9 +72,9 @@ fn container(container: &Container) -> Value {
         "Path": path,
         "Args": args,
         "State": {
-            "Status": status.phase.as_str(),
+            "Status": status.state(),
             "Running": status.phase == Phase::Running,
-            "Paused": false,
+            "Paused": status.paused,
             "Restarting": false,
             "OOMKilled": status.oom_killed,
             "Dead": false,
@@ -83,27 +87,9 @@ fn container(container: &Container) -> Value {
         "Image": config.image.id,
         "Name": format!("/{}", config.name),
         "LogPath": container.dir.output_log(),
-        "HostConfig": {
-            "Memory": config.resources.memory_bytes,
-            "NanoCpus": config.resources.milli_cpus * 1_000_000,
-            "AutoRemove": config.auto_remove,
-            "ReadonlyRootfs": config.filesystem.read_only,
-            "Tmpfs": config.filesystem.tmpfs.iter()
-                .map(|(path, options)| (path.clone(), options.join(",")))
-                .collect::<std::collections::BTreeMap<_, _>>(),
-        },
-        "Config": {
-            "Hostname": config.hostname,
-            "User": process.user,
-            "Tty": process.terminal,
-            "OpenStdin": process.stdin_open,
-            "StdinOnce": process.stdin_once,
-            "Env": process.env,
-            "Cmd": process.args,
-            "Image": config.image.reference,
-            "WorkingDir": process.cwd,
-            "StopSignal": process.stop_signal.to_string(),
-        },
+        "Mounts": shape::mounts(config),
+        "HostConfig": shape::host_config(config),
+        "Config": shape::config(config),
         "Husk": {
             "MonitorPid": status.monitor_pid,
             "Hypervisor": {
@@ -112,6 +98,7 @@ fn container(container: &Container) -> Value {
                 "Accelerator": status.hypervisor.as_ref().map(|choice| &choice.accelerator),
                 "Reason": status.hypervisor.as_ref().map(|choice| &choice.reason),
             },
+            "GuestSysctls": config.surroundings.guest_sysctls,
             "ConsoleLog": container.dir.console_log(),
             "MonitorLog": container.dir.monitor_log(),
             "Disk": container.dir.disk(),

@@ -1,4 +1,12 @@
-//! Values of flags, from text. Each refuses what makes no sense with one line.
+//! Values of flags, from text. Each refuses what makes no sense with one line, in docker's words
+//! where docker has some.
+
+pub mod devices;
+pub mod limits;
+pub mod mounts;
+pub mod names;
+pub mod namespaces;
+pub mod security;
 
 use std::collections::BTreeMap;
 
@@ -57,6 +65,52 @@ pub fn tmpfs(entries: &[String]) -> BTreeMap<String, Vec<String>> {
         }
     };
     entries.iter().map(parse).collect()
+}
+
+/// `name=value`.
+pub fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not NAME=VALUE")),
+    }
+}
+
+/// `--pull`.
+pub fn pull(text: &str) -> Result<String, String> {
+    match text {
+        "missing" | "never" => Ok(text.to_owned()),
+        "always" => Err("always is not supported yet (images are loaded, not pulled)".to_owned()),
+        _ => Err(format!("invalid pull option: {text:?}: must be one of \"missing\" or \"never\"")),
+    }
+}
+
+/// `--platform`.
+pub fn platform(text: &str) -> Result<String, String> {
+    if matches!(text, "linux" | "linux/amd64" | "linux/x86_64" | "linux/amd64/v1") {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is not supported: guests are linux/amd64"))
+}
+
+/// Labels: a name without a value has an empty one.
+pub fn labels(entries: &[String], files: &[String]) -> Result<BTreeMap<String, String>, String> {
+    let mut lines = Vec::new();
+    for path in files {
+        let text =
+            std::fs::read_to_string(path).map_err(|error| format!("label file {path}: {error}"))?;
+        let line = |line: &str| line.trim().to_owned();
+        let wanted = |line: &String| !line.is_empty() && !line.starts_with('#');
+        lines.extend(text.lines().map(line).filter(wanted));
+    }
+    lines.extend(entries.iter().cloned());
+    let parse = |entry: &String| {
+        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+        match name {
+            "" => Err(format!("label {entry:?} has no name")),
+            name => Ok((name.to_owned(), value.to_owned())),
+        }
+    };
+    lines.iter().map(parse).collect()
 }
 
 /// One `-e`: a bare name takes its value from husk's own environment. Without one it stays bare,

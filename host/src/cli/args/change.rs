@@ -1,0 +1,60 @@
+//! Verbs that change containers that are there, and look at what they use.
+
+use clap::Args;
+
+use super::{Containers, LimitFlags};
+
+#[derive(Debug, Args)]
+#[command(override_usage = "husk update [OPTIONS] CONTAINER [CONTAINER...]")]
+pub struct Update {
+    #[command(flatten)]
+    pub limits: LimitFlags,
+    #[command(flatten)]
+    pub containers: Containers,
+}
+
+#[derive(Debug, Args)]
+pub struct Restart {
+    /// Seconds between the stop signal and SIGKILL; -1 waits for ever [default: the container's
+    /// own, or 10]
+    #[arg(
+        short,
+        long = "time",
+        alias = "timeout",
+        value_name = "SECONDS",
+        allow_negative_numbers = true
+    )]
+    pub time: Option<i64>,
+    #[command(flatten)]
+    pub containers: Containers,
+}
+
+#[derive(Debug, Args)]
+pub struct Rename {
+    pub container: String,
+    #[arg(value_name = "NEW_NAME")]
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Top {
+    pub container: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// Those that do not run as well
+    #[arg(short, long)]
+    pub all: bool,
+    /// Print once, and not again and again
+    #[arg(long)]
+    pub no_stream: bool,
+    /// Do not cut ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// table, json, or a template like '{{.Name}}: {{.CPUPerc}}'
+    #[arg(long, default_value = "table")]
+    pub format: String,
+    #[arg(value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+}
