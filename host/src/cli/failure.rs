@@ -31,7 +31,6 @@ impl Failure {
     }
 
     /// The whole line, without the program's name.
-    #[cfg(test)]
     pub fn message(&self) -> &str {
         &self.message
     }

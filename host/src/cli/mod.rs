@@ -7,6 +7,7 @@ mod args;
 mod attached;
 mod change;
 mod containers;
+mod cp;
 mod failure;
 mod images;
 mod inspect;
@@ -62,6 +63,7 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
         Verb::Unpause(flags) => change::unpause(flags),
         Verb::Update(flags) => change::update(flags),
         Verb::Rename(flags) => change::rename(flags),
+        Verb::Cp(flags) => cp::cp(flags),
         Verb::Top(flags) => change::top(flags),
         Verb::Stats(flags) => stats::stats(flags),
         Verb::Wait(flags) => containers::wait(flags),

@@ -10,6 +10,7 @@
 mod change;
 pub mod client;
 pub mod control;
+pub mod copy;
 pub mod create;
 pub mod dirs;
 pub mod error;

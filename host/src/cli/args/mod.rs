@@ -5,7 +5,7 @@ mod limits;
 mod security;
 mod surroundings;
 
-pub use change::{Rename, Restart, Stats, Top, Update};
+pub use change::{Cp, Rename, Restart, Stats, Top, Update};
 pub use limits::{LimitFlags, ProcessLimitFlags};
 pub use security::SecurityFlags;
 pub use surroundings::{FilesystemFlags, NoteFlags, SurroundingsFlags};
@@ -71,6 +71,8 @@ pub enum Verb {
     Rm(Rm),
     /// List containers
     Ps(Ps),
+    /// Copy files between a running container and the host
+    Cp(Cp),
     /// List the processes of a container
     Top(Top),
     /// Show what containers use

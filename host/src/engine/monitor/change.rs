@@ -15,7 +15,7 @@ use crate::engine::record::Resources;
 use crate::engine::spec;
 
 /// The sandbox of a container that runs; others are told that it does not.
-async fn running(connection: &Connection, view: &View) -> Option<Arc<Sandbox>> {
+pub async fn running(connection: &Connection, view: &View) -> Option<Arc<Sandbox>> {
     let sandbox = view.sandbox.borrow().clone();
     if sandbox.is_none() {
         let error = io::Error::new(io::ErrorKind::NotConnected, "the container is not running");
@@ -24,7 +24,8 @@ async fn running(connection: &Connection, view: &View) -> Option<Arc<Sandbox>> {
     sandbox
 }
 
-async fn answer(connection: &Connection, outcome: Result<Event, SandboxError>) {
+/// What was asked for, or why not.
+pub async fn answer(connection: &Connection, outcome: Result<Event, SandboxError>) {
     match outcome {
         Ok(event) => connection.send(&event, &[]).await,
         Err(error) => fail(connection, &error).await,

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::change;
 use super::error::SandboxError;
+use super::files;
 use super::sandbox::Sandbox;
 use super::stdio::Subscriber;
 use crate::engine::control::{Attach, Decoder, Event, Exec, Request, Timings, encode};
@@ -186,6 +187,10 @@ pub async fn session(mut connection: Connection, view: View) {
         Request::Update(resources) => change::update(&connection, &view, &resources).await,
         Request::Usage => change::usage(&connection, &view).await,
         Request::Processes => change::processes(&connection, &view).await,
+        Request::FileStatus { path } => files::status(&connection, &view, &path).await,
+        Request::CopyOut { .. } | Request::CopyIn { .. } => {
+            files::copy(&connection, &view, &request).await;
+        }
         Request::Start { .. } | Request::Resize { .. } => {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "not the first request");
             fail(&connection, &error).await;
