@@ -18,7 +18,13 @@ use crate::image::progress::Style;
 
 /// OCI containers, each sandbox in a virtual machine of its own.
 #[derive(Debug, Parser)]
-#[command(name = "husk", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(
+    name = "husk",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    args_override_self = true
+)]
 pub struct Cli {
     /// How errors are written.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]

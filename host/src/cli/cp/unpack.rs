@@ -287,3 +287,6 @@ fn make_room(parent: BorrowedFd<'_>, name: &OsStr, entry: &Entry) -> Result<(), 
         Err(errno) => Err(failed("replace", entry)(errno)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ pub async fn status(connection: &Connection, view: &View, path: &str) {
     let Some(sandbox) = running(connection, view).await else { return };
     let status = sandbox.agent.file_status(&sandbox.config.id, path).await;
     let status = status.map_err(SandboxError::agent("look at a file of the container"));
-    answer(connection, status.map(Event::File)).await;
+    answer(connection, view, status.map(Event::File)).await;
 }
 
 fn open(sandbox: &Sandbox) -> Result<(StreamToken, UnixStream), SandboxError> {
@@ -54,5 +54,5 @@ pub async fn copy(connection: &Connection, view: &View, request: &Request) {
         copied = copying => copied.map_err(SandboxError::agent("copy")),
         _ = view.ended() => Err(SandboxError::Ended),
     };
-    answer(connection, copied.map(|()| Event::Done)).await;
+    answer(connection, view, copied.map(|()| Event::Done)).await;
 }
