@@ -19,7 +19,6 @@ use super::{
     exec, hooks,
     isolation::OwnNamespaces,
     process::{Done, Process, Spawned},
-    reaper::ExitCode,
     table::{Container, Exec, Freezer, Phase, Present},
     target::Target,
     witness::Witness,
@@ -30,7 +29,9 @@ use crate::{
     stdio::Streams,
     sys::{
         self,
-        spawn::{Child, Spawn, Visited, spawn},
+        clone::Child,
+        process::ExitCode,
+        spawn::{Spawn, Visited, spawn},
         terminal::WindowSize,
     },
 };
@@ -115,9 +116,6 @@ impl Actor {
             }
             Request::Events(after, limit, reply) => {
                 answer(reply, Ok((self.events.since(after, limit), self.events.news())));
-            }
-            Request::Hold(id, reply) => {
-                answer(reply, self.present(&id).map(|present| present.assets.clone()));
             }
             Request::Delete(id, reply) => self.delete(id, reply),
             Request::List(reply) => answer(reply, Ok(self.list())),
@@ -346,10 +344,7 @@ impl Actor {
     }
 
     fn reach(&self, id: &ContainerId) -> Result<Target> {
-        match self.present(id)? {
-            present if present.is_alive() => Ok(present.target()),
-            _ => Err(SupervisorError::NotRunning),
-        }
+        self.present(id).map(Present::target)
     }
 
     fn executed(

@@ -267,3 +267,36 @@ fn cgroups_are_not_nested_deeper_than_they_can_be_removed() {
     let container = with_writable_cgroups(Container::sh(script));
     assert_eq!(output(bed, &container), "1\n");
 }
+
+#[test]
+fn container_that_is_refused_leaves_no_parents_of_its_cgroup() {
+    let bed = bed_or_skip!();
+    let container = Container::sh("true")
+        .with("/linux/cgroupsPath", json!("/never/made/it"))
+        .with("/linux/resources", json!({"unified": {"nothing.max": "1"}}));
+    assert_eq!(refusal(bed.run(&container)).kind, ErrorKind::Unsupported);
+    let look = Container::sh("ls -d /guest/never 2>/dev/null || echo gone").mount(json!({
+        "destination": "/guest", "source": "/sys/fs/cgroup", "options": ["rbind", "ro"],
+    }));
+    assert_eq!(output(bed, &look), "gone\n");
+}
+
+#[test]
+fn container_below_one_that_is_paused_is_refused_and_delays_nobody() {
+    let bed = bed_or_skip!();
+    bed.block_on(async {
+        let outer = Container::sh("sleep 1000")
+            .with("/linux/cgroupsPath", json!("/outer"))
+            .user_namespace();
+        let id = bed.launch(&outer).await.unwrap();
+        bed.pause(&id).await.unwrap();
+        // Its birth has a process in between that the one who starts it listens to.
+        let inner = Container::sh("true")
+            .with("/linux/cgroupsPath", json!("/outer/inner"))
+            .joining("user", &outer);
+        let refused = bed.create(&inner, &Default::default()).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::WrongState);
+        assert!(refused.message.contains("/inner is below a cgroup that is paused"), "{refused:?}");
+        bed.remove(&id).await.unwrap();
+    });
+}
