@@ -64,6 +64,14 @@ pub(super) fn answer<T>(reply: Reply<T>, result: Result<T>) {
     let _ = reply.send(result);
 }
 
+/// Why a container is not to be had.
+fn absent(id: &ContainerId, found: Option<&Container>) -> SupervisorError {
+    match found {
+        Some(found) => SupervisorError::WrongState { id: id.clone(), state: found.state() },
+        None => SupervisorError::NoContainer(id.clone()),
+    }
+}
+
 impl Actor {
     pub fn new(streams: Streams) -> Result<Self> {
         let (notes, received) = mpsc::unbounded_channel();
@@ -216,20 +224,14 @@ impl Actor {
     fn present(&self, id: &ContainerId) -> Result<&Present> {
         match self.containers.get(id) {
             Some(Container::Present(present)) => Ok(present),
-            Some(container) => {
-                Err(SupervisorError::WrongState { id: id.clone(), state: container.state() })
-            }
-            None => Err(SupervisorError::NoContainer(id.clone())),
+            other => Err(absent(id, other)),
         }
     }
 
     pub(super) fn present_mut(&mut self, id: &ContainerId) -> Result<&mut Present> {
         match self.containers.get_mut(id) {
             Some(Container::Present(present)) => Ok(present),
-            Some(container) => {
-                Err(SupervisorError::WrongState { id: id.clone(), state: container.state() })
-            }
-            None => Err(SupervisorError::NoContainer(id.clone())),
+            other => Err(absent(id, other.as_deref())),
         }
     }
 

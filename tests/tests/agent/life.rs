@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use husk_protocols::error::ErrorKind;
-use husk_tests::agent_bed::{Bed, Container, process};
+use husk_tests::agent_bed::{Container, process};
 use serde_json::json;
 
 use crate::bed_or_skip;
