@@ -49,6 +49,7 @@ test: build images inits
 check: setup
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --target $(MUSL) -p husk-agent -p husk-guest-inits --all-targets -- -D warnings
 	@scripts/check-dependencies
 
 bench: build images inits

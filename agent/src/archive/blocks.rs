@@ -54,6 +54,8 @@ struct Extension {
     gid: Option<u64>,
     mtime_s: Option<i64>,
     attributes: Vec<(String, Vec<u8>)>,
+    /// Bytes of all that was said.
+    len: u64,
 }
 
 impl<R: Read> Reader<R> {
@@ -68,6 +70,12 @@ impl<R: Read> Reader<R> {
             let Some(header) = self.header()? else { return Ok(None) };
             let number = |result: io::Result<u64>| result.map_err(|_| self.broken("a number"));
             let size = number(header.entry_size())?;
+            if is_extension(header.entry_type()) {
+                extension.len = extension.len.saturating_add(size);
+                if extension.len > MAX_EXTENSION {
+                    return Err(self.broken("its extended headers are too long"));
+                }
+            }
             match header.entry_type() {
                 EntryType::GNULongName => extension.path = Some(self.long_name(size)?),
                 EntryType::GNULongLink => extension.target = Some(self.long_name(size)?),
@@ -159,9 +167,6 @@ impl<R: Read> Reader<R> {
     }
 
     fn extension(&mut self, size: u64) -> Result<Vec<u8>> {
-        if size > MAX_EXTENSION {
-            return Err(self.broken("an extended header is too long"));
-        }
         let mut body = Vec::new();
         self.content(size, "an extended header", |bytes| {
             body.extend_from_slice(bytes);
@@ -242,6 +247,12 @@ impl<R: Read> Reader<R> {
         let rest = rest.get_mut(..padding).unwrap_or_default();
         if self.read_full(rest)? < padding { Err(self.truncated(place)) } else { Ok(()) }
     }
+}
+
+/// Whether it says something of the entry that follows it, or of all.
+fn is_extension(kind: EntryType) -> bool {
+    use EntryType::{GNULongLink, GNULongName, XGlobalHeader, XHeader};
+    matches!(kind, GNULongName | GNULongLink | XHeader | XGlobalHeader)
 }
 
 /// The first record's key and value, and what follows it. By its length: there may be a line break in
@@ -388,6 +399,18 @@ mod tests {
         writer.content(content).unwrap();
         writer.pad(content.len() as u64).unwrap();
         writer.finish().unwrap()
+    }
+
+    #[test]
+    fn extended_headers_of_an_entry_are_limited_together() {
+        let mut writer = Writer::new(Vec::new());
+        for _ in 0..5 {
+            writer.extended(&[("user.x", vec![1; 60 << 10])]).unwrap();
+        }
+        let Writer(mut archive) = writer;
+        archive.extend(super::tests::archive("name", b"", &[]));
+        let error = heads(&archive).unwrap_err().to_string();
+        assert!(error.contains("its extended headers are too long"), "{error}");
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
-    sys::{signal::kill, stat::Mode},
+    sys::stat::Mode,
     unistd::Pid,
 };
 
@@ -19,6 +19,7 @@ use super::{
     limit_depth, make_parent, operation, resources::Limits, settings, stats, update::Update,
     watch::Watched,
 };
+use crate::sys;
 
 /// Most processes of a container that are listed.
 const MAX_PROCESSES: usize = 1 << 16;
@@ -42,26 +43,32 @@ impl Cgroup {
         let path = Path::new(ROOT).join(&plan.path);
         let parent = Path::new(&plan.path).parent().unwrap_or(Path::new(""));
         let mut reached = PathBuf::from(ROOT);
-        for part in parent.components() {
+        let made = parent.components().try_for_each(|part| {
             reached.push(part);
-            make_parent(&reached)?;
-        }
-        match fs::create_dir(&path) {
-            Ok(()) => {}
+            make_parent(&reached)
+        });
+        let made = made.and_then(|()| match fs::create_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(CgroupError::Taken(plan.path.clone()));
+                Err(CgroupError::Taken(plan.path.clone()))
             }
-            Err(error) => return Err(operation("make", &path)(error)),
-        }
-        Self::fill(&path, plan).inspect_err(|_| {
-            // Nothing is in it yet.
-            let _ = fs::remove_dir(&path);
-        })
+            result => result.map_err(operation("make", &path)),
+        });
+        let filled = made.and_then(|()| {
+            Self::fill(&path, plan).inspect_err(|_| {
+                // Nothing is in it yet.
+                let _ = fs::remove_dir(&path);
+            })
+        });
+        filled.inspect_err(|_| remove_empty_parents(&path))
     }
 
     fn fill(path: &Path, plan: &CgroupPlan) -> Result<Self, CgroupError> {
-        if path.parent() == Some(Path::new(ROOT)) {
-            limit_depth(path)?;
+        match path.parent() {
+            Some(parent) if parent == Path::new(ROOT) => limit_depth(path)?,
+            Some(parent) if parent == Path::new(ROOT).join(DEFAULT_PARENT) => {}
+            // Below another container's, maybe.
+            _ if is_said(path, "frozen 1") => return Err(CgroupError::Frozen(plan.path.clone())),
+            _ => {}
         }
         settings::write_all(path, &plan.limits.settings(weight_file(path, &plan.limits)?))?;
         let filter = Filter::prepare(&plan.devices)?;
@@ -114,12 +121,12 @@ impl Cgroup {
         self.path.display().to_string()
     }
 
-    /// What it has used, and the interfaces of a process.
+    /// What it has used, and the interfaces of a process if one is named.
     ///
     /// # Errors
     /// [`CgroupError::Operation`].
-    pub fn stats(&self, pid: Pid) -> Result<stats::Stats, CgroupError> {
-        stats::gather(&self.path, Some(pid))
+    pub fn stats(&self, pid: Option<Pid>) -> Result<stats::Stats, CgroupError> {
+        stats::gather(&self.path, pid)
     }
 
     /// Has the kernel stop all its processes where they are, or let them go on. It takes a while:
@@ -154,10 +161,10 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Operation`].
     pub fn signal(&self, signal: i32) -> Result<(), CgroupError> {
-        let signal = nix::sys::signal::Signal::try_from(signal)
-            .map_err(|errno| operation("signal", &self.path)(errno.into()))?;
         for pid in self.processes()? {
-            match kill(pid, signal) {
+            let sent = sys::namespace::pidfd_of(pid)
+                .and_then(|pidfd| sys::process::send_signal(pidfd.as_fd(), signal));
+            match sent {
                 // It has ended meanwhile.
                 Ok(()) | Err(Errno::ESRCH) => {}
                 Err(errno) => return Err(operation("signal", &self.path)(errno.into())),
@@ -172,53 +179,26 @@ impl Cgroup {
     /// [`CgroupError::Operation`].
     pub fn processes(&self) -> Result<Vec<Pid>, CgroupError> {
         let mut processes = Vec::new();
-        for folder in self.folders() {
+        visit(&self.path, MAX_DEPTH, &mut |folder| {
             let pids = match fs::read_to_string(folder.join("cgroup.procs")) {
                 Ok(pids) => pids,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => match error.raw_os_error() {
                     // Removed meanwhile; or it holds threads of processes that are listed above it.
-                    Some(libc::ENODEV | libc::EOPNOTSUPP) => continue,
-                    _ => return Err(operation("read", &folder)(error)),
+                    Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP) => return Ok(true),
+                    _ => return Err(operation("read", folder)(error)),
                 },
             };
             let pids = pids.lines().filter_map(|pid| pid.parse().ok()).filter(|&pid: &i32| pid > 0);
             processes.extend(pids.take(MAX_PROCESSES - processes.len()).map(Pid::from_raw));
-        }
+            Ok(processes.len() < MAX_PROCESSES)
+        })?;
         Ok(processes)
-    }
-
-    /// The folder and all below it, parents first.
-    fn folders(&self) -> Vec<PathBuf> {
-        let mut folders = vec![self.path.clone()];
-        let mut next = 0;
-        while let Some(folder) = folders.get(next).cloned() {
-            next += 1;
-            let depth = folder.components().count() - self.path.components().count();
-            if depth >= MAX_DEPTH {
-                continue;
-            }
-            let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
-            folders.extend(
-                entries
-                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                    .map(|entry| entry.path()),
-            );
-        }
-        folders
-    }
-
-    /// A file of it; nothing when the kernel has none of this name.
-    #[must_use]
-    pub fn read(&self, file: &str) -> Option<String> {
-        fs::read_to_string(self.path.join(file)).ok()
     }
 
     /// Whether processes are in it or below.
     #[must_use]
     pub fn is_populated(&self) -> bool {
-        fs::read_to_string(self.path.join("cgroup.events"))
-            .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+        is_said(&self.path, "populated 1")
     }
 
     /// How many processes of it the kernel has killed for want of memory.
@@ -233,27 +213,51 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Operation`].
     pub fn try_remove(&self) -> Result<bool, CgroupError> {
-        for folder in self.folders().iter().rev() {
-            match fs::remove_dir(folder) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(false),
-                Err(error) => return Err(operation("remove", folder)(error)),
-            }
+        let removed = visit(&self.path, MAX_DEPTH, &mut |folder| match fs::remove_dir(folder) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
+            Err(error) => Err(operation("remove", folder)(error)),
+        })?;
+        if removed {
+            remove_empty_parents(&self.path);
         }
-        self.remove_empty_parents();
-        Ok(true)
+        Ok(removed)
     }
+}
 
-    /// Those that were made for this path, and hold nothing else now.
-    fn remove_empty_parents(&self) {
-        let kept = [Path::new(ROOT), &Path::new(ROOT).join(DEFAULT_PARENT)];
-        for parent in self.path.ancestors().skip(1) {
-            if kept.contains(&parent) || fs::remove_dir(parent).is_err() {
-                return;
+/// Calls for all folders below one and then for itself, until the answer is `false`, which is the answer
+/// then. Remembers no more than the way down: a container can make very many.
+fn visit(
+    folder: &Path,
+    depth: usize,
+    call: &mut dyn FnMut(&Path) -> Result<bool, CgroupError>,
+) -> Result<bool, CgroupError> {
+    if let Some(depth) = depth.checked_sub(1) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_folder && !visit(&entry.path(), depth, call)? {
+                return Ok(false);
             }
         }
     }
+    call(folder)
+}
+
+/// Those that were made for this path, and hold nothing else.
+fn remove_empty_parents(path: &Path) {
+    let kept = [Path::new(ROOT), &Path::new(ROOT).join(DEFAULT_PARENT)];
+    for parent in path.ancestors().skip(1) {
+        if kept.contains(&parent) || fs::remove_dir(parent).is_err() {
+            return;
+        }
+    }
+}
+
+/// Whether a line stands in `cgroup.events`.
+fn is_said(folder: &Path, wanted: &str) -> bool {
+    fs::read_to_string(folder.join("cgroup.events"))
+        .is_ok_and(|events| events.lines().any(|line| line == wanted))
 }
 
 /// The file for the limits' weights. The cost model is off for each disk until somebody counts on it.
@@ -285,4 +289,39 @@ fn disks() -> Vec<String> {
         .filter_map(|entry| fs::read_to_string(entry.path().join("dev")).ok())
         .map(|device| device.trim().to_owned())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_visited_from_below_until_one_says_no() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("a/b")).unwrap();
+        fs::create_dir_all(root.path().join("c")).unwrap();
+        fs::write(root.path().join("file"), "").unwrap();
+        let mut seen = Vec::new();
+        let whole = visit(root.path(), 2, &mut |folder| {
+            seen.push(folder.to_owned());
+            Ok(true)
+        });
+        assert!(whole.unwrap());
+        let place = |name: &str| {
+            let path = root.path().join(name);
+            seen.iter().position(|seen| *seen == path).unwrap()
+        };
+        assert!(place("a/b") < place("a"));
+        assert_eq!((seen.len(), seen.last().unwrap().as_path()), (4, root.path()));
+        // What lies deeper than is looked at keeps those above it from being removed.
+        assert!(visit(root.path(), 1, &mut |folder| Ok(fs::remove_dir(folder).is_ok())).is_ok());
+        assert!(root.path().join("a/b").exists());
+        let mut calls = 0;
+        let stopped = visit(root.path(), 2, &mut |_| {
+            calls += 1;
+            Ok(false)
+        });
+        assert!(!stopped.unwrap());
+        assert_eq!(calls, 1);
+    }
 }

@@ -43,6 +43,9 @@ pub enum CgroupError {
     /// Another container's.
     #[error("linux.cgroupsPath: {0} is taken")]
     Taken(String),
+    /// Its processes would stand from their birth.
+    #[error("linux.cgroupsPath: {0} is below a cgroup that is paused")]
+    Frozen(String),
     /// The kernel has no such controller or file.
     #[error("linux.resources: the guest kernel has no {file} ({option})")]
     NoController {
@@ -109,6 +112,7 @@ impl CgroupError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::Frozen(_) => ErrorKind::WrongState,
             Self::Taken(_) | Self::Value { .. } | Self::MemoryInUse { .. } => ErrorKind::Invalid,
             Self::NoController { .. }
             | Self::NoFile(_)

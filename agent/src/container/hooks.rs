@@ -27,7 +27,6 @@ use nix::{
     sys::{
         memfd::{MFdFlags, memfd_create},
         signal::{Signal, killpg},
-        wait::{WaitStatus, waitpid},
     },
     unistd::{AccessFlags, access, pipe2},
 };
@@ -39,8 +38,8 @@ use super::{
 };
 use crate::sys::{
     self,
+    clone::Child,
     hook::{self, Hook},
-    spawn::Child,
 };
 
 /// How much of what a hook says is told when it fails: its last words.
@@ -247,15 +246,15 @@ fn run(plan: &HookPlan, state: &[u8]) -> Result<(), StageError> {
     let in_time = attend(&child, output, plan.timeout, &mut said)
         .map_err(HookError::start(plan, "wait for it"))?;
     if !in_time {
-        // Its whole session. What has left that is in the container's cgroup, and ends with it.
+        // Its whole session, and itself in case that it leads none yet. What has left that is in the
+        // container's cgroup, and ends with it.
         let _ = killpg(child.pid, Signal::SIGKILL);
+        let _ = sys::process::send_signal(child.pidfd.as_fd(), libc::SIGKILL);
     }
-    let status = waitpid(child.pid, None).map_err(HookError::start(plan, "wait for it"))?;
-    let end = match (plan.timeout, status) {
-        (Some(limit), _) if !in_time => End::TimedOut(limit),
-        (_, WaitStatus::Exited(_, code)) => End::Exited(code.cast_unsigned()),
-        (_, WaitStatus::Signaled(_, signal, _)) => End::Exited(128 + (signal as u32)),
-        _ => End::Exited(u32::MAX),
+    let code = sys::process::wait_for(child.pid).map_err(HookError::start(plan, "wait for it"))?;
+    let end = match plan.timeout {
+        Some(limit) if !in_time => End::TimedOut(limit),
+        _ => End::Exited(code),
     };
     Ok(judge(plan, end, &said)?)
 }

@@ -72,6 +72,13 @@ pub struct Failure {
     pub message: String,
 }
 
+impl From<&StageError> for Failure {
+    fn from(error: &StageError) -> Self {
+        let message = failure::line(error).chars().take(MAX_TEXT).collect();
+        Self { kind: error.kind(), message }
+    }
+}
+
 /// A message as a frame.
 ///
 /// # Errors
@@ -168,8 +175,7 @@ impl Link {
     /// # Errors
     /// When the agent is not there to hear it.
     pub fn fail(&self, error: &StageError) -> io::Result<()> {
-        let message = failure::line(error).chars().take(MAX_TEXT).collect();
-        self.send(&Report::Failed(Failure { kind: error.kind(), message }), None)
+        self.send(&Report::Failed(error.into()), None)
     }
 
     /// Says that the agent's hooks can run.

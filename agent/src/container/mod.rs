@@ -26,7 +26,7 @@ pub mod plan;
 mod privileges;
 mod process;
 mod rootfs;
-mod scheduling;
+pub mod scheduling;
 mod terminal;
 
 use std::{ffi::CStr, os::fd::OwnedFd, process::ExitCode};

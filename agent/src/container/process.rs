@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     seccomp::Filter,
-    sys::{self, seccomp::Listens},
+    sys::{self, scheduling::CALLER, seccomp::Listens},
 };
 
 /// What a process has that asks for no umask of its own.
@@ -84,7 +84,7 @@ pub fn become_process(
     give_stdio(&identity)?;
     enter_cwd(&plan.cwd)?;
     umask(Mode::from_bits_truncate(plan.user.umask.unwrap_or(DEFAULT_UMASK)));
-    scheduling::set(&plan.scheduling)?;
+    scheduling::set(CALLER, &plan.scheduling)?;
     if let Some(persona) = plan.personality {
         personality::set(Persona::from_bits_retain(persona.cast_signed()))
             .map_err(StageError::step("set the personality"))?;

@@ -1,6 +1,7 @@
-//! `process.scheduler`, `process.ioPriority` and `process.execCPUAffinity`, of the calling process.
+//! `process.scheduler` and `process.ioPriority`, which the agent sets where a process in a user namespace
+//! may not, and `process.execCPUAffinity`.
 
-use nix::errno::Errno;
+use nix::{errno::Errno, unistd::Pid};
 
 use super::{
     StageError,
@@ -16,13 +17,13 @@ pub fn run_on(cpus: Option<&Cpus>, step: &'static str) -> Result<(), StageError>
     cpus.map_or(Ok(()), |cpus| set_affinity(cpus.words()).map_err(StageError::step(step)))
 }
 
-/// Sets policy and priorities. Most of them need root's capabilities.
+/// Sets policy and priorities of a process that has one thread. Most of them need root's capabilities.
 ///
 /// # Errors
 /// [`StageError`].
-pub fn set(scheduling: &Scheduling) -> Result<(), StageError> {
+pub fn set(process: Pid, scheduling: &Scheduling) -> Result<(), StageError> {
     if let Some(attributes) = &scheduling.attributes {
-        set_attributes(attributes).map_err(|errno| match errno {
+        set_attributes(process, attributes).map_err(|errno| match errno {
             Errno::EOPNOTSUPP => {
                 let (field, option) = ("process.scheduler.flags", "CONFIG_UCLAMP_TASK");
                 StageError::Kernel { field, option }
@@ -31,7 +32,7 @@ pub fn set(scheduling: &Scheduling) -> Result<(), StageError> {
         })?;
     }
     if let Some(value) = scheduling.io_priority {
-        set_io_priority(value).map_err(StageError::step("set the I/O priority"))?;
+        set_io_priority(process, value).map_err(StageError::step("set the I/O priority"))?;
     }
     Ok(())
 }

@@ -19,7 +19,6 @@ use super::{
     exec, hooks,
     isolation::OwnNamespaces,
     process::{Done, Process, Spawned},
-    reaper::ExitCode,
     table::{Container, Exec, Freezer, Phase, Present},
     target::Target,
     witness::Witness,
@@ -30,7 +29,9 @@ use crate::{
     stdio::Streams,
     sys::{
         self,
-        spawn::{Child, Spawn, Visited, spawn},
+        clone::Child,
+        process::ExitCode,
+        spawn::{Spawn, Visited, spawn},
         terminal::WindowSize,
     },
 };
@@ -61,6 +62,14 @@ fn open(path: &'static str) -> Result<OwnedFd> {
 /// Answers a request. One who has stopped waiting misses nothing.
 pub(super) fn answer<T>(reply: Reply<T>, result: Result<T>) {
     let _ = reply.send(result);
+}
+
+/// Why a container is not to be had.
+fn absent(id: &ContainerId, found: Option<&Container>) -> SupervisorError {
+    match found {
+        Some(found) => SupervisorError::WrongState { id: id.clone(), state: found.state() },
+        None => SupervisorError::NoContainer(id.clone()),
+    }
 }
 
 impl Actor {
@@ -115,9 +124,6 @@ impl Actor {
             }
             Request::Events(after, limit, reply) => {
                 answer(reply, Ok((self.events.since(after, limit), self.events.news())));
-            }
-            Request::Hold(id, reply) => {
-                answer(reply, self.present(&id).map(|present| present.assets.clone()));
             }
             Request::Delete(id, reply) => self.delete(id, reply),
             Request::List(reply) => answer(reply, Ok(self.list())),
@@ -218,20 +224,14 @@ impl Actor {
     fn present(&self, id: &ContainerId) -> Result<&Present> {
         match self.containers.get(id) {
             Some(Container::Present(present)) => Ok(present),
-            Some(container) => {
-                Err(SupervisorError::WrongState { id: id.clone(), state: container.state() })
-            }
-            None => Err(SupervisorError::NoContainer(id.clone())),
+            other => Err(absent(id, other)),
         }
     }
 
     pub(super) fn present_mut(&mut self, id: &ContainerId) -> Result<&mut Present> {
         match self.containers.get_mut(id) {
             Some(Container::Present(present)) => Ok(present),
-            Some(container) => {
-                Err(SupervisorError::WrongState { id: id.clone(), state: container.state() })
-            }
-            None => Err(SupervisorError::NoContainer(id.clone())),
+            other => Err(absent(id, other.as_deref())),
         }
     }
 
@@ -346,10 +346,7 @@ impl Actor {
     }
 
     fn reach(&self, id: &ContainerId) -> Result<Target> {
-        match self.present(id)? {
-            present if present.is_alive() => Ok(present.target()),
-            _ => Err(SupervisorError::NotRunning),
-        }
+        self.present(id).map(Present::target)
     }
 
     fn executed(

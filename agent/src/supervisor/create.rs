@@ -21,7 +21,7 @@ use super::{
 use crate::{
     container::{
         link::Order,
-        plan::{InitPlan, Namespaces},
+        plan::{InitPlan, Namespaces, Status},
     },
     stdio::{self, AgentEnds},
     sys,
@@ -46,8 +46,8 @@ pub async fn create(order: CreateOrder, desk: Desk) -> Result<Box<Present>> {
         Some(hooks) => Some(Hooks::make(id.clone(), hooks).await?),
         None => None,
     };
-    let assets = Assets::make(id.clone(), cgroup, rootfs).await?;
     let (stage, link) = Stage::new()?;
+    let assets = Assets::make(id.clone(), cgroup, rootfs).await?;
     let common = Arc::new(Common { inherited, listener: listener.map(Arc::new) });
     // The kernel ends all of a pid namespace with its first process.
     let rest = if isolation.has_new_pid() { Rest::Ends } else { Rest::Lives };
@@ -103,7 +103,7 @@ impl Job {
             let own = plan.writes_its_cgroup().then(|| assets.cgroup.clone());
             Grants::take(&mut plan.process).with_cgroup(own)
         });
-        stage.announce_to(self.common.announcement(&spawned, "created"));
+        stage.announce_to(self.common.announcement(&spawned, Status::Created));
         let order = Order::Init { plan: Box::new(plan), cgroup };
         let set_up = async {
             let master = self.prepare(&mut stage, &order, &spawned).await?;

@@ -135,7 +135,7 @@ pub enum Note {
     Deleted(ContainerId, Result<()>, Reply<()>),
     /// Remove a container, alive or not.
     Destroy(ContainerId, Reply<()>),
-    /// A container that is alive.
+    /// A container, for a job that needs another than its own.
     Reach(ContainerId, Reply<Target>),
 }
 
@@ -196,7 +196,7 @@ impl Desk {
         answer.await.unwrap_or(Err(SupervisorError::Gone))
     }
 
-    /// A container that is alive.
+    /// A container in whichever state.
     ///
     /// # Errors
     /// [`SupervisorError`] when there is none.

@@ -151,3 +151,9 @@ impl SupervisorError {
         }
     }
 }
+
+impl From<Failure> for SupervisorError {
+    fn from(failure: Failure) -> Self {
+        Self::Stage(failure)
+    }
+}

@@ -10,7 +10,7 @@ use super::{
     target::Target,
 };
 use crate::{
-    container::link::Order,
+    container::{link::Order, plan::Status},
     stdio::{self, AgentEnds},
 };
 
@@ -36,7 +36,7 @@ pub async fn exec(order: ExecOrder, target: Target, desk: Desk) -> Result<Proces
             purpose: Purpose::Join { first: target.first.clone() },
         })
         .await?;
-    stage.announce_to(target.common.announcement(&spawned, "running"));
+    stage.announce_to(target.common.announcement(&spawned, Status::Running));
     let grants = target.namespaces.user.then(|| Grants::take(&mut process));
     let order = Order::Join { namespaces: target.namespaces, process: Box::new(process) };
     match enter(stage, &order, ours, &spawned, grants).await {

@@ -84,7 +84,7 @@ impl Supervisor {
     /// # Errors
     /// [`SupervisorError`].
     pub async fn stat(&self, id: ContainerId, path: PathBuf) -> Result<FileStatus> {
-        let assets = self.hold(id).await?;
+        let assets = self.reach(id).await?.assets;
         blocking(move || Ok(archive::status(assets.root()?, &path)?)).await?
     }
 
@@ -134,7 +134,7 @@ impl Supervisor {
     ) -> Result<Copied> {
         let stream = streams.claim_single(token).await?;
         let turn = COPIES.acquire().await.map_err(|_| SupervisorError::Gone)?;
-        let assets = self.hold(id).await?;
+        let assets = self.reach(id).await?.assets;
         let copied = blocking(move || work(Wire { stream: stream.into(), assets })).await;
         drop(turn);
         copied?

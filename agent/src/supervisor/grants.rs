@@ -1,6 +1,6 @@
 //! What only the guest's root can give to a process in a user namespace: hard limits above the
-//! present ones, a lower OOM score, the standard streams, which are the agent's own, and its cgroup.
-//! Given while the process waits to be started.
+//! present ones, a lower OOM score, policies and priorities, the standard streams, which are the
+//! agent's own, and its cgroup. Given while the process waits to be started.
 
 use std::{
     fs,
@@ -16,7 +16,11 @@ use nix::{errno::Errno, unistd::Pid};
 use super::{Result, SupervisorError, assets::blocking};
 use crate::{
     cgroup::Cgroup,
-    container::plan::{Limit, ProcessPlan},
+    container::{
+        link::Failure,
+        plan::{Limit, ProcessPlan, Scheduling},
+        scheduling,
+    },
     sys,
 };
 
@@ -25,6 +29,7 @@ use crate::{
 pub struct Grants {
     limits: Vec<Limit>,
     oom_score_adj: Option<i32>,
+    scheduling: Scheduling,
     cgroup: Option<Arc<Cgroup>>,
 }
 
@@ -35,6 +40,7 @@ impl Grants {
         Self {
             limits: std::mem::take(&mut process.limits),
             oom_score_adj: process.oom_score_adj.take(),
+            scheduling: process.scheduling.take_privileged(),
             cgroup: None,
         }
     }
@@ -54,6 +60,7 @@ impl Grants {
             let user = self
                 .give_to(pid, &pidfd)
                 .map_err(SupervisorError::step("grant what the spec asks"))?;
+            scheduling::set(pid, &self.scheduling).map_err(|error| Failure::from(&error))?;
             self.cgroup.map_or(Ok(()), |cgroup| cgroup.delegate(user)).map_err(Into::into)
         })
         .await?

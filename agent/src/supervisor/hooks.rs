@@ -47,7 +47,7 @@ use crate::{
         plan::{HookPlan, HookPlans, StageHooks, StatePlan, Status},
     },
     failure,
-    sys::spawn::Child,
+    sys::clone::Child,
 };
 
 /// Where bundles lie. Made at boot.

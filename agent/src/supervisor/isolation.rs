@@ -5,7 +5,6 @@ use std::{
     fs::File,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
-    sync::Arc,
 };
 
 use nix::{
@@ -15,10 +14,9 @@ use nix::{
         stat::Mode,
         statfs::{NSFS_MAGIC, fstatfs},
     },
-    unistd::Pid,
 };
 
-use super::{Result, SupervisorError, assets::blocking, desk::Desk};
+use super::{Result, SupervisorError, assets::blocking, desk::Desk, target::Target};
 use crate::{
     container::plan::{IdMaps, InitPlan, Join, Kind, Place},
     spec::SpecError,
@@ -168,18 +166,17 @@ async fn find(kind: Kind, place: Place, desk: &Desk) -> Result<OwnedFd> {
         Place::Path(path) => blocking(move || open_path(kind, &path)).await?.map_err(refused),
         Place::Container(id) => {
             let target = desk.reach(id).await.map_err(|error| refused(error.to_string()))?;
-            blocking(move || of_process(kind, target.pid, &target.first)).await?.map_err(refused)
+            blocking(move || of_first_process(kind, &target)).await?.map_err(refused)
         }
     }
 }
 
-/// The namespace of a process that cannot be another by now.
-fn of_process(kind: Kind, pid: Pid, pidfd: &Arc<OwnedFd>) -> std::result::Result<OwnedFd, String> {
-    let namespace = open_path(kind, Path::new(&format!("/proc/{pid}/ns/{}", kind.file())));
-    match sys::process::send_signal(pidfd.as_fd(), 0) {
-        Ok(()) => namespace,
-        Err(_) => Err(SupervisorError::NotRunning.to_string()),
-    }
+fn of_first_process(kind: Kind, target: &Target) -> std::result::Result<OwnedFd, String> {
+    let path = format!("/proc/{}/ns/{}", target.pid, kind.file());
+    let namespace = open_path(kind, Path::new(&path));
+    // That process's, and not of another with its pid.
+    target.alive().map_err(|error| error.to_string())?;
+    namespace
 }
 
 /// Opens a namespace by a path that could be anything's.

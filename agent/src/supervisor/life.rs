@@ -19,10 +19,7 @@ use super::{
     events::{Batch, Happening},
     table::{Container, Freezer, Phase, State},
 };
-use crate::{
-    cgroup::{Cgroup, Update, stats::Stats},
-    sys,
-};
+use crate::cgroup::{Cgroup, Update, stats::Stats};
 
 /// How long processes may take to stand or to go on. One that waits for a device stands only then.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
@@ -63,7 +60,11 @@ impl Supervisor {
     /// [`SupervisorError`].
     pub async fn update(&self, id: ContainerId, update: Update) -> Result<()> {
         let target = self.reach(id.clone()).await?;
-        blocking(move || target.assets.cgroup.update(&update)).await??;
+        blocking(move || {
+            target.alive()?;
+            target.assets.cgroup.update(&update).map_err(SupervisorError::from)
+        })
+        .await??;
         self.ask(|reply| Request::Updated(id, reply)).await
     }
 
@@ -73,16 +74,7 @@ impl Supervisor {
     /// [`SupervisorError`].
     pub async fn stats(&self, id: ContainerId) -> Result<Stats> {
         let target = self.reach(id).await?;
-        blocking(move || {
-            use std::os::fd::AsFd;
-            let stats = target.assets.cgroup.stats(target.pid);
-            // The pid was its own for all that time, or may be another's by now.
-            match sys::process::send_signal(target.first.as_fd(), 0) {
-                Ok(()) => Ok(stats?),
-                Err(_) => Err(SupervisorError::NotRunning),
-            }
-        })
-        .await?
+        blocking(move || target.stats()).await?
     }
 
     /// All processes of a container.
@@ -92,6 +84,7 @@ impl Supervisor {
     pub async fn processes(&self, id: ContainerId) -> Result<Vec<Member>> {
         let target = self.reach(id).await?;
         blocking(move || {
+            target.alive()?;
             let processes = target.assets.cgroup.processes()?;
             Ok(processes.into_iter().filter_map(member).collect())
         })

@@ -9,10 +9,8 @@ use std::{
     time::Duration,
 };
 
-use husk_protocols::id::ContainerId;
 use nix::unistd::Pid;
-use oci_spec::runtime::Spec;
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::{
     io::{AsyncWriteExt, Interest},
     net::UnixStream,
@@ -20,21 +18,22 @@ use tokio::{
 };
 
 use super::{Result, SupervisorError};
-use crate::{seccomp, sys};
+use crate::{
+    container::plan::{State, StatePlan, Status},
+    seccomp, sys,
+};
 
 /// How long one who does not take its descriptor may hold a process up.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A container in the guest has no bundle: this is the agent's own folder.
-const BUNDLE: &str = "/run/husk";
+/// config-linux.md, Seccomp: what the descriptor that is sent is called.
+const DESCRIPTORS: [&str; 1] = ["seccompFd"];
 
 /// Who decides about a container's system calls.
 #[derive(Debug)]
 pub struct Listener {
     path: PathBuf,
     metadata: Option<String>,
-    id: ContainerId,
-    version: String,
-    annotations: Value,
+    state: StatePlan,
 }
 
 /// One process whose filter has a listener.
@@ -46,44 +45,42 @@ pub struct Announcement {
     pub pid: Pid,
     /// Refers to it.
     pub pidfd: Arc<OwnedFd>,
-    /// The container's, in the words of the runtime-spec.
-    pub status: &'static str,
+    /// The container's.
+    pub status: Status,
+}
+
+/// `ContainerProcessState` of config-linux.md.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ProcessState<'a> {
+    oci_version: &'a str,
+    fds: [&'static str; 1],
+    pid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a str>,
+    state: State<'a>,
 }
 
 impl Listener {
     /// The one that a spec names.
     #[must_use]
-    pub fn new(plan: &seccomp::Listener, id: &ContainerId, spec: &Spec) -> Self {
-        Self {
-            path: plan.path.clone(),
-            metadata: plan.metadata.clone(),
-            id: id.clone(),
-            version: spec.version().clone(),
-            annotations: spec.annotations().as_ref().map_or_else(|| json!({}), |all| json!(all)),
-        }
+    pub fn new(plan: &seccomp::Listener, state: StatePlan) -> Self {
+        Self { path: plan.path.clone(), metadata: plan.metadata.clone(), state }
     }
 }
 
 impl Announcement {
     fn message(&self) -> Vec<u8> {
-        let Listener { metadata, id, version, annotations, .. } = &*self.listener;
-        let mut message = json!({
-            "ociVersion": version,
-            "fds": ["seccompFd"],
-            "pid": self.pid.as_raw(),
-            "state": {
-                "ociVersion": version,
-                "id": id.to_string(),
-                "status": self.status,
-                "pid": self.pid.as_raw(),
-                "bundle": BUNDLE,
-                "annotations": annotations,
-            },
-        });
-        if let Some(metadata) = metadata {
-            message["metadata"] = Value::from(metadata.as_str());
-        }
-        message.to_string().into_bytes()
+        let Listener { metadata, state, .. } = &*self.listener;
+        let pid = self.pid.as_raw().unsigned_abs();
+        let message = ProcessState {
+            oci_version: &state.oci_version,
+            fds: DESCRIPTORS,
+            pid,
+            metadata: metadata.as_deref(),
+            state: state.state(self.status, Some(pid)),
+        };
+        serde_json::to_vec(&message).expect("texts and numbers have a form in JSON")
     }
 
     /// Sends the process's descriptor of this number, and what it is.

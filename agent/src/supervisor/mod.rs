@@ -33,8 +33,6 @@ mod table;
 mod target;
 mod witness;
 
-use std::sync::Arc;
-
 use husk_protocols::id::{ContainerId, ExecId};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -47,7 +45,6 @@ pub use reaper::Reaper;
 pub use table::State;
 
 use crate::{stdio::Streams, sys::terminal::WindowSize};
-use assets::Assets;
 use process::Done;
 use target::Target;
 
@@ -98,7 +95,6 @@ enum Request {
     Freeze(ContainerId, bool, Reply<()>),
     Updated(ContainerId, Reply<()>),
     Events(u64, usize, Reply<(events::Batch, watch::Receiver<u64>)>),
-    Hold(ContainerId, Reply<Arc<Assets>>),
     Delete(ContainerId, Reply<()>),
     List(Reply<Vec<Status>>),
     Shutdown(Reply<()>),
@@ -188,14 +184,9 @@ impl Supervisor {
         self.ask(|reply| Request::CloseStdin(process, reply)).await
     }
 
-    /// A container that is alive, for a job that works on it without the actor.
+    /// A container in whichever state, for a job that works on it without the actor.
     async fn reach(&self, id: ContainerId) -> Result<Target> {
         self.ask(|reply| Request::Reach(id, reply)).await
-    }
-
-    /// What a container has, in whichever state it is.
-    async fn hold(&self, id: ContainerId) -> Result<Arc<Assets>> {
-        self.ask(|reply| Request::Hold(id, reply)).await
     }
 
     /// Removes all of a container that does not run.

@@ -83,7 +83,9 @@ impl CreateOrder {
         Ok(Self {
             cgroup: CgroupPlan::read(spec.linux().as_ref(), &id)?,
             rootfs: rootfs.map(Rootfs::plan).transpose()?,
-            listener: inherited.listener().map(|plan| Listener::new(plan, &id, &spec)),
+            listener: inherited
+                .listener()
+                .map(|plan| Listener::new(plan, StatePlan::new(&id, &spec, &bundle(&id)))),
             inherited,
             id,
             plan,
@@ -97,18 +99,9 @@ fn hooks(id: &ContainerId, spec: &Spec, json: &[u8]) -> Result<Option<HooksOrder
     let plans = HookPlans::read(spec.hooks().as_ref())?;
     Ok(plans.map(|plans| HooksOrder {
         plans,
-        state: StatePlan {
-            oci_version: spec.version().clone(),
-            id: id.to_string(),
-            bundle: bundle(id).to_string_lossy().into_owned(),
-            annotations: spec.annotations().iter().flatten().map(owned).collect(),
-        },
+        state: StatePlan::new(id, spec, &bundle(id)),
         config: json.to_owned(),
     }))
-}
-
-fn owned((key, value): (&String, &String)) -> (String, String) {
-    (key.clone(), value.clone())
 }
 
 /// A process to start in a running container.

@@ -5,10 +5,11 @@ use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 use nix::unistd::Pid;
 use tokio::sync::{oneshot, watch};
 
-use super::{assets::blocking, reaper::ExitCode, witness::Witness};
+use super::{assets::blocking, witness::Witness};
 use crate::{
     cgroup::Cgroup,
     stdio::{Controls, Pumps},
+    sys::process::ExitCode,
 };
 
 /// How often it is looked whether killed processes are gone, and how long.

@@ -3,20 +3,15 @@
 use std::{io, os::fd::OwnedFd};
 
 use nix::{
-    errno::Errno,
     sys::{
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd, siginfo},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{Pid, read},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::sys;
-
-/// How a process ended, as a shell says it: its status, or 128 + the signal.
-pub type ExitCode = u32;
+use crate::sys::{self, process::ExitCode};
 
 /// Hears of children that have ended.
 #[derive(Debug)]
@@ -49,20 +44,7 @@ impl Reaper {
     /// Takes the status of one child that has ended, if there is one.
     #[must_use]
     pub fn take(&self) -> Option<(Pid, ExitCode)> {
-        loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, status)) => return Some((pid, code(status))),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                    return Some((pid, code(128 + signal as i32)));
-                }
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
-                // Nothing else is asked for.
-                Ok(_) | Err(_) => {}
-            }
-        }
+        // Without any child there is none that has ended.
+        sys::process::reap().ok().flatten()
     }
-}
-
-fn code(status: i32) -> ExitCode {
-    u32::try_from(status).unwrap_or(ExitCode::MAX)
 }

@@ -4,22 +4,19 @@
 
 use std::{
     ffi::{CStr, CString, c_char},
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
     ptr,
 };
 
-use nix::{errno::Errno, unistd::Pid};
+use nix::errno::Errno;
 
 use super::{
     Result,
-    spawn::{Child, MAX_DESCRIPTORS, place},
+    clone::{
+        CLONE_PIDFD, Child, EXEC_FAILED, MAX_DESCRIPTORS, TOLD, clone, exit, place, unblock_signals,
+    },
 };
 
-/// linux/sched.h.
-const CLONE_PIDFD: u64 = 0x1000;
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-/// The exit status of a child whose exec failed.
-const EXEC_FAILED: libc::c_int = 127;
 /// What files of a hook lack that names no mode.
 const UMASK: libc::mode_t = 0o022;
 
@@ -52,50 +49,29 @@ pub fn start(hook: &Hook<'_>) -> Result<Child> {
     for (slot, fd) in fds.iter_mut().zip([hook.stdin.as_raw_fd(), output, output]) {
         *slot = fd;
     }
-    let mut pidfd: RawFd = -1;
-    let result = match hook.cgroup {
-        Some(cgroup) => clone_into(cgroup, &mut pidfd),
-        None => clone_here(&mut pidfd),
+    let born = match hook.cgroup {
+        Some(cgroup) => clone(0, TOLD, Some(cgroup))?,
+        None => clone_here()?,
     };
-    if result == 0 {
-        child(hook.program, &argv, &envp, &fds);
+    match born {
+        Some(child) => Ok(child),
+        None => child(hook.program, &argv, &envp, &fds),
     }
-    let pid = libc::pid_t::try_from(Errno::result(result)?).map_err(|_| Errno::EOVERFLOW)?;
-    // SAFETY: the call has stored a new descriptor that nobody else owns.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Child { pid: Pid::from_raw(pid), pidfd })
 }
 
 fn pointers(texts: &[CString]) -> Vec<*const c_char> {
     texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
 }
 
-fn clone_into(cgroup: BorrowedFd<'_>, pidfd: &mut RawFd) -> libc::c_long {
-    let arguments = libc::clone_args {
-        flags: CLONE_PIDFD | CLONE_INTO_CGROUP,
-        pidfd: ptr::from_mut(pidfd).addr() as u64,
-        child_tid: 0,
-        parent_tid: 0,
-        exit_signal: libc::SIGCHLD.cast_unsigned().into(),
-        stack: 0,
-        stack_size: 0,
-        tls: 0,
-        set_tid: 0,
-        set_tid_size: 0,
-        cgroup: u64::from(cgroup.as_raw_fd().cast_unsigned()),
-    };
-    // SAFETY: without CLONE_VM this is fork(2): the child runs on a copy of this stack, and makes
-    // raw system calls on memory of its own until it execs or exits.
-    unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) }
-}
-
 /// The older call: filters that are in force in a container often have clone3 as unknown, since they
-/// cannot look into its arguments.
-fn clone_here(pidfd: &mut RawFd) -> libc::c_long {
-    let flags = CLONE_PIDFD | u64::from(libc::SIGCHLD.cast_unsigned());
-    // SAFETY: without CLONE_VM this is fork(2), as above; with CLONE_PIDFD the third argument is
+/// cannot look into its arguments. `None` in the child.
+fn clone_here() -> Result<Option<Child>> {
+    let mut pidfd: RawFd = -1;
+    let flags = CLONE_PIDFD | u64::from(TOLD.cast_unsigned());
+    // SAFETY: without CLONE_VM this is fork(2), as in `clone`; with CLONE_PIDFD the third argument is
     // where the descriptor is stored.
-    unsafe { libc::syscall(libc::SYS_clone, flags, 0, ptr::from_mut(pidfd), 0, 0) }
+    let result = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    if result == 0 { Ok(None) } else { Child::born(result, pidfd).map(Some) }
 }
 
 fn child(
@@ -111,17 +87,7 @@ fn child(
     // SAFETY: SIG_DFL installs no code.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     if place(fds) {
-        let no_signal: u64 = 0;
-        // SAFETY: the set is 8 bytes, as the kernel's sigset is.
-        unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigprocmask,
-                libc::SIG_SETMASK,
-                &raw const no_signal,
-                ptr::null_mut::<u64>(),
-                size_of::<u64>(),
-            )
-        };
+        unblock_signals();
         let first = libc::STDERR_FILENO + 1;
         // SAFETY: it only marks descriptors, those after the three that were placed.
         unsafe {
@@ -138,8 +104,7 @@ fn child(
         // SAFETY: pointer and length are those of one text.
         unsafe { libc::write(libc::STDERR_FILENO, why.as_ptr().cast(), why.len()) };
     }
-    // SAFETY: _exit runs no handlers of the parent's.
-    unsafe { libc::_exit(EXEC_FAILED) }
+    exit(EXEC_FAILED)
 }
 
 /// The last words of a child that could not become its program.

@@ -4,6 +4,7 @@
 pub mod attribute;
 pub mod bpf;
 pub mod capability;
+pub mod clone;
 pub mod descriptor;
 pub mod hook;
 pub mod mount;

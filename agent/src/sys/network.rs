@@ -7,6 +7,9 @@ use nix::errno::Errno;
 
 use super::Result;
 
+/// linux/sockios.h. The package's own has a type that ioctl(2) of musl does not take.
+const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
+
 /// Sets `IFF_UP` and `IFF_RUNNING` on an interface of the socket's network namespace.
 ///
 /// # Errors
@@ -24,7 +27,6 @@ pub fn bring_up(socket: BorrowedFd<'_>, interface: &str) -> Result<()> {
     let flags = libc::IFF_UP | libc::IFF_RUNNING;
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).map_err(|_| Errno::EINVAL)?;
     // SAFETY: SIOCSIFFLAGS reads one ifreq with name and flags, both set above.
-    let result =
-        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCSIFFLAGS, &raw const request) };
     Errno::result(result).map(drop)
 }

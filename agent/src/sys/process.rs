@@ -1,4 +1,4 @@
-//! The calling process and others: signals through pidfds, keyrings, exec.
+//! The calling process and others: signals through pidfds, ends, keyrings, exec.
 #![allow(unsafe_code)]
 
 use std::{
@@ -30,6 +30,48 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
         )
     };
     Errno::result(result).map(drop)
+}
+
+/// How a process ended, as a shell says it: its status, or 128 and the signal's number.
+pub type ExitCode = u32;
+
+/// Takes the status of a child that has ended, whichever that is; nothing while all of them run.
+///
+/// # Errors
+/// `ECHILD` without any.
+pub fn reap() -> Result<Option<(Pid, ExitCode)>> {
+    wait(-1, libc::WNOHANG)
+}
+
+/// Waits for the end of a child.
+///
+/// # Errors
+/// `ECHILD` when there is no such child.
+pub fn wait_for(child: Pid) -> Result<ExitCode> {
+    wait(child.as_raw(), 0)?.map(|(_, code)| code).ok_or(Errno::ECHILD)
+}
+
+/// waitpid(2). By its number: real-time signals have no names that nix knows, and what it cannot name
+/// it has taken from the kernel all the same.
+fn wait(child: libc::pid_t, flags: libc::c_int) -> Result<Option<(Pid, ExitCode)>> {
+    let mut status = 0;
+    loop {
+        // SAFETY: the kernel stores one int.
+        match Errno::result(unsafe { libc::waitpid(child, &raw mut status, flags) }) {
+            Ok(0) => return Ok(None),
+            Ok(pid) => return Ok(Some((Pid::from_raw(pid), exit_code(status)))),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn exit_code(status: libc::c_int) -> ExitCode {
+    let code = match libc::WIFSIGNALED(status) {
+        true => 128 + libc::WTERMSIG(status),
+        false => libc::WEXITSTATUS(status),
+    };
+    code.unsigned_abs()
 }
 
 /// Leaves the session keyring that was inherited for a new, empty one.

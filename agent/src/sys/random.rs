@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use super::Result;
 
 /// linux/random.h.
-const RNDADDENTROPY: libc::c_int = 0x4008_5203;
-const RNDRESEEDCRNG: libc::c_int = 0x5207;
+const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
 
 /// Longest seed, in bytes.
 pub const MAX_SEED_LEN: usize = 512;
@@ -31,7 +31,7 @@ pub fn add(device: BorrowedFd<'_>, seed: &[u8]) -> Result<()> {
     let mut pool = Pool { entropy_bits: len.saturating_mul(8), len, bytes: [0; MAX_SEED_LEN] };
     pool.bytes.get_mut(..seed.len()).ok_or(Errno::EINVAL)?.copy_from_slice(seed);
     // SAFETY: RNDADDENTROPY reads two integers and then `len` bytes, which the array holds.
-    let result = unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY as _, &raw const pool) };
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &raw const pool) };
     Errno::result(result).map(drop)
 }
 
@@ -41,5 +41,5 @@ pub fn add(device: BorrowedFd<'_>, seed: &[u8]) -> Result<()> {
 /// `EPERM` without `CAP_SYS_ADMIN`.
 pub fn reseed(device: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: RNDRESEEDCRNG takes no argument.
-    Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG as _) }).map(drop)
+    Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) }).map(drop)
 }

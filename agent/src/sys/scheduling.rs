@@ -1,8 +1,8 @@
-//! When and where the calling process runs, and how its reads and writes are ordered:
-//! sched_setattr(2), sched_setaffinity(2), ioprio_set(2).
+//! When and where processes run, and how their reads and writes are ordered: sched_setattr(2),
+//! sched_setaffinity(2), ioprio_set(2).
 #![allow(unsafe_code)]
 
-use nix::errno::Errno;
+use nix::{errno::Errno, unistd::Pid};
 use serde::{Deserialize, Serialize};
 
 use super::Result;
@@ -46,12 +46,15 @@ pub struct Attributes {
     pub period_ns: u64,
 }
 
-/// Sets policy and parameters.
+/// The caller, where a process is asked for.
+pub const CALLER: Pid = Pid::from_raw(0);
+
+/// Sets policy and parameters of a process of one thread.
 ///
 /// # Errors
 /// As sched_setattr(2): `EINVAL`, `EPERM`, `EBUSY` when the deadline cannot be kept, `EOPNOTSUPP` for
 /// utilization clamps in a kernel without them.
-pub fn set_attributes(attributes: &Attributes) -> Result<()> {
+pub fn set_attributes(process: Pid, attributes: &Attributes) -> Result<()> {
     let attributes = KernelAttributes {
         size: ATTRIBUTES_SIZE,
         policy: attributes.policy,
@@ -64,8 +67,10 @@ pub fn set_attributes(attributes: &Attributes) -> Result<()> {
         util_min: 0,
         util_max: 0,
     };
-    // SAFETY: the structure is laid out as the kernel has it and says its size; pid 0 is the caller.
-    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    // SAFETY: the structure is laid out as the kernel has it and says its size.
+    let result = unsafe {
+        libc::syscall(libc::SYS_sched_setattr, process.as_raw(), &raw const attributes, 0)
+    };
     Errno::result(result).map(drop)
 }
 
@@ -81,14 +86,13 @@ pub fn set_affinity(cpus: &[u64]) -> Result<()> {
     Errno::result(result).map(drop)
 }
 
-/// Sets the priority of the caller's input and output: class and level as `IOPRIO_PRIO_VALUE` has them.
+/// Sets the priority of a process's input and output: class and level as `IOPRIO_PRIO_VALUE` has them.
 ///
 /// # Errors
 /// As ioprio_set(2).
-pub fn set_io_priority(value: u16) -> Result<()> {
-    // SAFETY: three numbers by value; process 0 is the caller.
-    let result = unsafe {
-        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, libc::c_int::from(value))
-    };
+pub fn set_io_priority(process: Pid, value: u16) -> Result<()> {
+    let (pid, value) = (process.as_raw(), libc::c_int::from(value));
+    // SAFETY: three numbers by value.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, pid, value) };
     Errno::result(result).map(drop)
 }

@@ -21,37 +21,32 @@ use std::{
     ffi::CStr,
     fs::File,
     io::{Read, Write},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     ptr,
 };
 
 use nix::{
     errno::Errno,
     fcntl::OFlag,
+    poll::{PollFd, PollFlags, poll},
     sched::{CloneFlags, setns},
     unistd::{Pid, pipe2},
 };
 
 use super::{
     Result,
+    clone::{
+        CLONE_NEWPID, CLONE_NEWUSER, CLONE_PARENT, Child, EXEC_FAILED, MAX_DESCRIPTORS, TOLD,
+        UNTOLD, clone, exit, place, unblock_signals,
+    },
     namespace::pidfd_of,
     process::send_signal,
     user_namespace::{Mapping, write_maps},
 };
 
-/// linux/sched.h.
-const CLONE_PIDFD: u64 = 0x1000;
-const CLONE_PARENT: u64 = 0x8000;
-const CLONE_NEWUSER: u64 = 0x1000_0000;
-const CLONE_NEWPID: u64 = 0x2000_0000;
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-
-/// How many descriptors a child can be given; they become its 0, 1, 2, ...
-pub const MAX_DESCRIPTORS: usize = 8;
-/// Where the child parks its descriptors while it sorts them: above all final numbers.
-const PARKING: libc::c_int = 16;
-/// The exit status of a child whose exec failed.
-const EXEC_FAILED: libc::c_int = 127;
+/// How long a child in between may take, in milliseconds. It makes a few system calls; one in a cgroup
+/// that stands would never make them.
+const HAND_OVER_MS: u16 = 5000;
 
 /// A namespace that the child is born in, and that the calling thread enters for as long.
 #[derive(Debug, Clone, Copy)]
@@ -99,15 +94,6 @@ pub struct Spawn<'a> {
     pub user_namespace: UserNamespace<'a>,
 }
 
-/// A process that was started.
-#[derive(Debug)]
-pub struct Child {
-    /// As seen by the caller.
-    pub pid: Pid,
-    /// Refers to the process for as long as it is held.
-    pub pidfd: OwnedFd,
-}
-
 /// Comes back to the caller's own namespace, whatever happens in between.
 struct Visit<'a>(Visited<'a>);
 
@@ -147,7 +133,7 @@ enum Road {
 /// # Errors
 /// As clone3(2): `EAGAIN` at the limit of processes, `EBUSY` when the cgroup has controllers enabled
 /// for its children, `ENODEV` when it is gone, `ESRCH` or `ENOMEM` when the pid namespace has ended,
-/// `EPERM` when a user namespace cannot be entered as its root.
+/// `EPERM` when a user namespace cannot be entered as its root, `ETIMEDOUT` when that takes too long.
 pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
     let mut fds: [RawFd; MAX_DESCRIPTORS] = [-1; MAX_DESCRIPTORS];
     if spawn.descriptors.len() > MAX_DESCRIPTORS {
@@ -159,7 +145,7 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
     let pid_flag = if spawn.new_pid_namespace { CLONE_NEWPID } else { 0 };
     let born = |flags, road| {
         let visits = spawn.visited.iter().copied().map(Visit::begin).collect::<Result<Vec<_>>>()?;
-        let born = clone(flags, spawn.cgroup)?;
+        let born = clone(flags, TOLD, Some(spawn.cgroup))?;
         match born {
             Some(child) => {
                 drop(visits);
@@ -184,14 +170,26 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
         UserNamespace::Of(user) => {
             let (hear, tell) = pipe2(OFlag::O_CLOEXEC)?;
             let road = Road::Between { user: user.as_raw_fd(), tell: tell.as_raw_fd() };
-            born(0, road)?;
+            let between = born(0, road)?;
             drop(tell);
-            let mut pid = [0; size_of::<libc::pid_t>()];
-            File::from(hear).read_exact(&mut pid).map_err(|_| Errno::EPERM)?;
-            let pid = Pid::from_raw(libc::pid_t::from_ne_bytes(pid));
+            let pid = heard(hear).inspect_err(|_| {
+                // Who waits for all children hears of its end.
+                let _ = send_signal(between.pidfd.as_fd(), libc::SIGKILL);
+            })?;
             Ok(Child { pid, pidfd: pidfd_of(pid)? })
         }
     }
+}
+
+/// The pid that a child in between tells.
+fn heard(pipe: OwnedFd) -> Result<Pid> {
+    let mut polled = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut polled, HAND_OVER_MS)? == 0 {
+        return Err(Errno::ETIMEDOUT);
+    }
+    let mut pid = [0; size_of::<libc::pid_t>()];
+    File::from(pipe).read_exact(&mut pid).map_err(|_| Errno::EPERM)?;
+    Ok(Pid::from_raw(libc::pid_t::from_ne_bytes(pid)))
 }
 
 /// Makes a child in a user namespace of its own root there.
@@ -202,47 +200,12 @@ fn admit(child: &Child, uid: &[Mapping], gid: &[Mapping], go: OwnedFd) -> Result
         .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
 }
 
-/// clone3(2) without shared memory. `None` in the child.
-fn clone(flags: u64, cgroup: BorrowedFd<'_>) -> Result<Option<Child>> {
-    let mut pidfd: RawFd = -1;
-    let arguments = libc::clone_args {
-        flags: flags | CLONE_PIDFD | CLONE_INTO_CGROUP,
-        pidfd: (&raw mut pidfd).addr() as u64,
-        child_tid: 0,
-        parent_tid: 0,
-        exit_signal: libc::SIGCHLD.cast_unsigned().into(),
-        stack: 0,
-        stack_size: 0,
-        tls: 0,
-        set_tid: 0,
-        set_tid_size: 0,
-        cgroup: u64::from(cgroup.as_raw_fd().cast_unsigned()),
-    };
-    // SAFETY: without CLONE_VM this is fork(2): the child runs on a copy of this stack, and makes
-    // raw system calls on copied plain values until it execs or exits.
-    let result = unsafe {
-        libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>())
-    };
-    if result == 0 {
-        return Ok(None);
-    }
-    let pid = libc::pid_t::try_from(Errno::result(result)?).map_err(|_| Errno::EOVERFLOW)?;
-    // SAFETY: clone3 has stored a new descriptor that nobody else owns.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Some(Child { pid: Pid::from_raw(pid), pidfd }))
-}
-
 fn child(spawn: &Spawn<'_>, fds: &[RawFd; MAX_DESCRIPTORS], road: Road) -> ! {
     if take(road) && place(fds) {
         let argv = [spawn.name.as_ptr(), ptr::null()];
         execute(spawn.program.as_raw_fd(), &argv);
     }
     exit(EXEC_FAILED)
-}
-
-fn exit(status: libc::c_int) -> ! {
-    // SAFETY: _exit runs no handlers of the parent's.
-    unsafe { libc::_exit(status) }
 }
 
 /// Whether the caller is where it is to be.
@@ -277,39 +240,24 @@ fn become_root() -> bool {
 
 /// Goes on as process 1 of a new pid namespace; who was there before tells the pid and ends.
 fn hand_over(tell: RawFd) -> bool {
-    // SAFETY: all zeroes is a valid clone_args.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = CLONE_PARENT | CLONE_NEWPID;
-    // SAFETY: as in `clone`; the exit signal is this process's own.
-    let pid = unsafe {
-        libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>())
-    };
-    match libc::pid_t::try_from(pid) {
-        Ok(0) => true,
-        Ok(pid) if pid > 0 => {
+    // Its exit signal is that of who was there before.
+    match clone(CLONE_PARENT | CLONE_NEWPID, UNTOLD, None) {
+        Ok(None) => true,
+        Ok(Some(Child { pid, .. })) => {
+            let pid = pid.as_raw();
             // SAFETY: a pid spans its own size.
             let told = unsafe {
                 libc::syscall(libc::SYS_write, tell, &raw const pid, size_of::<libc::pid_t>())
             };
             exit(if told > 0 { 0 } else { EXEC_FAILED })
         }
-        _ => false,
+        Err(_) => false,
     }
 }
 
 fn execute(program: RawFd, argv: &[*const libc::c_char; 2]) {
-    let no_signal: u64 = 0;
     let envp: [*const libc::c_char; 1] = [ptr::null()];
-    // SAFETY: the set is 8 bytes, as the kernel's sigset is.
-    unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            &raw const no_signal,
-            ptr::null_mut::<u64>(),
-            size_of::<u64>(),
-        )
-    };
+    unblock_signals();
     // SAFETY: path, argv and envp are terminated, and live until the exec or the exit.
     unsafe {
         libc::syscall(
@@ -321,30 +269,4 @@ fn execute(program: RawFd, argv: &[*const libc::c_char; 2]) {
             libc::AT_EMPTY_PATH,
         )
     };
-}
-
-/// Moves the descriptors to 0, 1, 2, ...: first all out of the way, then each to its place, where it
-/// survives the exec.
-pub(super) fn place(fds: &[RawFd; MAX_DESCRIPTORS]) -> bool {
-    let mut parked: [RawFd; MAX_DESCRIPTORS] = [-1; MAX_DESCRIPTORS];
-    for (slot, &fd) in parked.iter_mut().zip(fds) {
-        if fd < 0 {
-            break;
-        }
-        // SAFETY: fcntl on numbers; the child owns its whole descriptor table.
-        *slot = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, PARKING) };
-        if *slot < 0 {
-            return false;
-        }
-    }
-    for (number, &fd) in (0..).zip(&parked) {
-        if fd < 0 {
-            break;
-        }
-        // SAFETY: as above.
-        if unsafe { libc::dup2(fd, number) } < 0 {
-            return false;
-        }
-    }
-    true
 }

@@ -6,21 +6,22 @@ use std::{
     fmt::Write as _,
     fs::{self, File},
     io::{Read as _, Write as _},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
 use nix::{
     errno::Errno,
     fcntl::OFlag,
     sys::wait::{WaitPidFlag, waitpid},
-    unistd::{Pid, pipe2},
+    unistd::pipe2,
 };
 
-use super::{Result, process::send_signal};
+use super::{
+    Result,
+    clone::{CLONE_NEWUSER, Child, EXEC_FAILED, UNTOLD, clone, exit},
+    process::send_signal,
+};
 
-/// linux/sched.h.
-const CLONE_PIDFD: u64 = 0x1000;
-const CLONE_NEWUSER: u64 = 0x1000_0000;
 /// `UID_GID_MAP_MAX_EXTENTS`, linux/user_namespace.h: lines of a map.
 pub const MAX_MAPPINGS: usize = 340;
 
@@ -112,36 +113,21 @@ fn errno(error: &std::io::Error) -> Errno {
 
 /// A child that does nothing in a user namespace of its own, until it is dropped. It has no exit
 /// signal, so that nobody who waits for children of any kind hears of it.
-struct Helper {
-    pid: Pid,
-    pidfd: OwnedFd,
-}
+struct Helper(Child);
 
 impl Helper {
     /// In a new namespace, or in one that is there, of which it then tells: (namespace, pipe).
     fn start(enter: Option<(RawFd, RawFd)>) -> Result<Self> {
-        let mut pidfd: RawFd = -1;
-        // SAFETY: all zeroes is a valid clone_args.
-        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-        arguments.flags = CLONE_PIDFD | if enter.is_none() { CLONE_NEWUSER } else { 0 };
-        arguments.pidfd = (&raw mut pidfd).addr() as u64;
-        // SAFETY: without CLONE_VM this is fork(2): the child runs on a copy of this stack, and makes
-        // raw system calls only.
-        let result = unsafe {
-            libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>())
-        };
-        if result == 0 {
-            idle(enter);
+        let flags = if enter.is_none() { CLONE_NEWUSER } else { 0 };
+        match clone(flags, UNTOLD, None)? {
+            Some(child) => Ok(Self(child)),
+            None => idle(enter),
         }
-        let pid = libc::pid_t::try_from(Errno::result(result)?).map_err(|_| Errno::EOVERFLOW)?;
-        // SAFETY: clone3 has stored a new descriptor that nobody else owns.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-        Ok(Self { pid: Pid::from_raw(pid), pidfd })
     }
 
     /// The child below /proc, which may be of another pid namespace than the caller's.
     fn folder(&self) -> Result<String> {
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.pidfd.as_raw_fd()))
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.pidfd.as_raw_fd()))
             .map_err(|error| errno(&error))?;
         let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).ok_or(Errno::ESRCH)?;
         Ok(format!("/proc/{}", pid.trim()))
@@ -151,8 +137,8 @@ impl Helper {
 impl Drop for Helper {
     fn drop(&mut self) {
         // It is there until it is waited for, which happens here alone.
-        let _ = send_signal(self.pidfd.as_fd(), libc::SIGKILL);
-        while waitpid(self.pid, Some(WaitPidFlag::__WALL)) == Err(Errno::EINTR) {}
+        let _ = send_signal(self.0.pidfd.as_fd(), libc::SIGKILL);
+        while waitpid(self.0.pid, Some(WaitPidFlag::__WALL)) == Err(Errno::EINTR) {}
     }
 }
 
@@ -164,8 +150,8 @@ fn idle(enter: Option<(RawFd, RawFd)>) -> ! {
         // SAFETY: plain numbers.
         let entered = unsafe { libc::syscall(libc::SYS_setns, namespace, libc::CLONE_NEWUSER) };
         if entered != 0 {
-            // SAFETY: _exit runs no handlers of the parent's. The pipe's end tells.
-            unsafe { libc::_exit(1) };
+            // The pipe's end tells.
+            exit(EXEC_FAILED);
         }
         let byte: u8 = 1;
         // SAFETY: the buffer is one byte.

@@ -186,3 +186,27 @@ fn every_device() -> Value {
 fn guest_device(bed: &Bed, name: &str) -> String {
     output(bed, &bind_of_dev(&format!("stat -c %t:%T /dev/{name}"))).trim().to_owned()
 }
+
+#[test]
+fn default_devices_work() {
+    let bed = bed_or_skip!();
+    let script = "head -c 4 /dev/zero | wc -c; head -c 4 /dev/urandom | wc -c; \
+                  echo x > /dev/null; echo x 2>/dev/null > /dev/full || echo full; \
+                  readlink /dev/fd; readlink /dev/stdin; readlink /dev/ptmx; echo out > /dev/stdout";
+    let said = output(bed, &Container::sh(script));
+    assert_eq!(said, "4\n4\nfull\n/proc/self/fd\n/proc/self/fd/0\npts/ptmx\nout\n");
+}
+
+#[test]
+fn devices_of_the_spec_are_made_with_owner_and_mode() {
+    let bed = bed_or_skip!();
+    let device = json!([
+        {"path": "/dev/own/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o640,
+         "uid": 7, "gid": 8},
+        {"path": "/dev/pipe", "type": "p", "fileMode": 0o600},
+    ]);
+    let container = Container::sh("stat -c '%a %u %g %t %T %F' /dev/own/null /dev/pipe")
+        .with("/linux/devices", device);
+    let said = output(bed, &container);
+    assert_eq!(said, "640 7 8 1 3 character special file\n600 0 0 0 0 fifo\n");
+}

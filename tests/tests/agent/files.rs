@@ -7,15 +7,15 @@ use husk_tests::agent_bed::{Bed, Container};
 use tar::{EntryType, Header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::{bed_or_skip, removed, said, started};
+use crate::{bed_or_skip, said};
 
 /// Runs a case on a container that sleeps.
 fn with_container(case: impl AsyncFnOnce(&'static Bed, &str)) {
     let Some(bed) = crate::bed() else { return };
     bed.block_on(async {
-        let id = started(bed, &Container::sh("sleep 1000")).await;
+        let id = bed.launch(&Container::sh("sleep 1000")).await.unwrap();
         case(bed, &id).await;
-        removed(bed, &id).await;
+        bed.remove(&id).await.unwrap();
     });
 }
 
@@ -377,12 +377,12 @@ fn what_is_mounted_in_the_container_is_what_is_copied() {
     let bed = bed_or_skip!();
     let tmpfs = serde_json::json!({"destination": "/scratch", "type": "tmpfs"});
     bed.block_on(async {
-        let id = started(bed, &Container::sh("sleep 1000").mount(tmpfs)).await;
+        let id = bed.launch(&Container::sh("sleep 1000").mount(tmpfs)).await.unwrap();
         let archive = Archive::new().file("in", "x").end();
         bed.copy_in(&id, "/scratch", &archive, None).await.unwrap();
         assert_eq!(said(bed, &id, "cat /scratch/in; echo y > /scratch/out").await, "x");
         assert_eq!(entries(&bed.copy_out(&id, "/scratch/out").await.unwrap()).len(), 1);
-        removed(bed, &id).await;
+        bed.remove(&id).await.unwrap();
     });
 }
 
@@ -421,8 +421,8 @@ fn client_that_vanishes_in_the_middle_ends_the_copy() {
 fn client_that_stalls_does_not_keep_the_container() {
     let bed = bed_or_skip!();
     bed.block_on(async {
-        let id = started(bed, &Container::sh("head -c 8000000 /dev/zero > /tmp/large; sleep 1000"))
-            .await;
+        let large = Container::sh("head -c 8000000 /dev/zero > /tmp/large; sleep 1000");
+        let id = bed.launch(&large).await.unwrap();
         while bed.stat(&id, "/tmp/large").await.map_or(0, |status| status.size) < 8_000_000 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -431,7 +431,7 @@ fn client_that_stalls_does_not_keep_the_container() {
         let stall = async {
             let mut some = [0; 1000];
             stream.read_exact(&mut some).await.unwrap();
-            removed(bed, &id).await;
+            bed.remove(&id).await.unwrap();
         };
         let (answer, ()) = tokio::join!(bed.copy_out_to(&request), stall);
         let refused = answer.unwrap_err();

@@ -15,7 +15,7 @@ use husk_protocols::{
 use husk_tests::agent_bed::{Answer, Bed, Container, Options, RawGuest};
 use serde_json::json;
 
-use crate::{bed_or_skip, output, removed, said, started};
+use crate::{bed_or_skip, output, said};
 
 fn folder() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
@@ -118,7 +118,7 @@ fn dns_is_rewritten_under_a_running_container() {
     let bed = special_or_skip!();
     bed.block_on(async {
         bed.set_dns(&["192.0.2.1", "192.0.2.2"], &["a.example", "b.example"], &[]).await.unwrap();
-        let id = started(bed, &bound("resolv.conf")).await;
+        let id = bed.launch(&bound("resolv.conf")).await.unwrap();
         let look = "cat /etc/resolv.conf; stat -c %i /etc/resolv.conf";
         let before = said(bed, &id, look).await;
         let text = "nameserver 192.0.2.1\nnameserver 192.0.2.2\nsearch a.example b.example\n";
@@ -127,7 +127,7 @@ fn dns_is_rewritten_under_a_running_container() {
         let after = said(bed, &id, look).await;
         assert!(after.starts_with("nameserver 2001:db8::1\noptions ndots:3\n"), "{after}");
         assert_eq!(before.lines().last(), after.lines().last(), "the same file");
-        removed(bed, &id).await;
+        bed.remove(&id).await.unwrap();
     });
 }
 
@@ -148,11 +148,11 @@ fn hosts_are_rewritten_under_a_running_container() {
     let bed = special_or_skip!();
     bed.block_on(async {
         bed.set_hosts(&[("127.0.0.1", &["localhost"]), ("::1", &["localhost"])]).await.unwrap();
-        let id = started(bed, &bound("hosts")).await;
+        let id = bed.launch(&bound("hosts")).await.unwrap();
         assert_eq!(said(bed, &id, "cat /etc/hosts").await, "127.0.0.1 localhost\n::1 localhost\n");
         bed.set_hosts(&[("192.0.2.7", &["web", "web.example"])]).await.unwrap();
         assert_eq!(said(bed, &id, "cat /etc/hosts").await, "192.0.2.7 web web.example\n");
-        removed(bed, &id).await;
+        bed.remove(&id).await.unwrap();
     });
 }
 
@@ -171,12 +171,12 @@ fn file_of_the_host_is_replaced_whole_also_by_a_shorter_one() {
     let bed = bed_or_skip!();
     bed.block_on(async {
         bed.write_file("replaced", &"long\n".repeat(100)).await.unwrap();
-        let id = started(bed, &bound("replaced")).await;
+        let id = bed.launch(&bound("replaced")).await.unwrap();
         assert_eq!(said(bed, &id, "wc -l < /etc/replaced").await.trim(), "100");
         bed.write_file("replaced", "short\n").await.unwrap();
         assert_eq!(said(bed, &id, "cat /etc/replaced").await, "short\n");
         invalid(bed.write_file("../replaced", "").await, "single path component");
-        removed(bed, &id).await;
+        bed.remove(&id).await.unwrap();
     });
 }
 
@@ -303,14 +303,14 @@ fn debug_console_shows_the_guest() {
 #[test]
 fn debug_console_becomes_a_shell_in_a_container() {
     let bed = special_or_skip!();
-    let id = bed.block_on(started(bed, &Container::sh("sleep 1000")));
+    let id = bed.block_on(bed.launch(&Container::sh("sleep 1000"))).unwrap();
     let mut console = bed.console().unwrap();
     read_until(&mut console, PROMPT);
     writeln!(console, "sh {id}").unwrap();
     writeln!(console, "echo in-$((40+2)); hostname; exit").unwrap();
     let text = read_until(&mut console, "inside\r\n");
     assert!(text.contains("in-42"), "{text}");
-    bed.block_on(removed(bed, &id));
+    bed.block_on(bed.remove(&id)).unwrap();
 }
 
 #[test]

@@ -35,22 +35,26 @@ fn failing_hook_of_creation_is_told_and_leaves_nothing() {
 #[test]
 fn failing_start_container_hook_stops_the_container() {
     let bed = bed_or_skip!();
-    let container = Container::sh("echo never");
-    let (path, name) = file_of(&container);
-    let hooks = json!({
-        "startContainer": [inner_hook("echo words; kill -9 $$")],
-        "poststop": [bed.guest_hook(&format!("echo poststop >> {path}"))],
-    });
-    let container = with_hooks(container, hooks);
-    bed.block_on(async {
-        let (step, refused) = begin(bed, &container).await.unwrap_err();
-        assert_eq!(step, "start");
-        assert!(refused.message.contains("hooks.startContainer[0]"), "{refused:?}");
-        assert!(refused.message.contains("killed by signal 9: words"), "{refused:?}");
-        bed.wait(&container.id, "").await.unwrap();
-        bed.delete(&container.id).await.unwrap();
-    });
-    assert_eq!(bed.written(&name), "poststop\n");
+    // The second one is a real-time signal, which has no name: signal(7).
+    for signal in [9, 40] {
+        let container = Container::sh("echo never");
+        let (path, name) = file_of(&container);
+        let hooks = json!({
+            "startContainer": [inner_hook(&format!("echo words; kill -{signal} $$"))],
+            "poststop": [bed.guest_hook(&format!("echo poststop >> {path}"))],
+        });
+        let container = with_hooks(container, hooks);
+        bed.block_on(async {
+            let (step, refused) = begin(bed, &container).await.unwrap_err();
+            assert_eq!(step, "start");
+            assert!(refused.message.contains("hooks.startContainer[0]"), "{refused:?}");
+            let words = format!("killed by signal {signal}: words");
+            assert!(refused.message.contains(&words), "{refused:?}");
+            bed.wait(&container.id, "").await.unwrap();
+            bed.delete(&container.id).await.unwrap();
+        });
+        assert_eq!(bed.written(&name), "poststop\n");
+    }
 }
 
 #[test]

@@ -3,25 +3,10 @@
 use std::time::Duration;
 
 use husk_protocols::error::ErrorKind;
-use husk_tests::agent_bed::{Bed, Container, process};
+use husk_tests::agent_bed::{Container, process};
 use serde_json::json;
 
 use crate::bed_or_skip;
-
-async fn running(bed: &Bed, script: &str) -> String {
-    let container = Container::sh(script);
-    let stdio = bed.open_stdio(false).await.unwrap();
-    bed.create(&container, &stdio).await.unwrap();
-    bed.start(&container.id).await.unwrap();
-    container.id
-}
-
-async fn remove(bed: &Bed, id: &str) {
-    // One that has ended already.
-    let _ = bed.signal(id, "", 9, true).await;
-    bed.wait(id, "").await.unwrap();
-    bed.delete(id).await.unwrap();
-}
 
 #[test]
 fn created_container_runs_nothing_before_its_start() {
@@ -62,13 +47,13 @@ fn created_container_can_be_deleted() {
 fn id_in_use_and_running_container_are_protected() {
     let bed = bed_or_skip!();
     bed.block_on(async {
-        let id = running(bed, "sleep 100").await;
+        let id = bed.launch(&Container::sh("sleep 100")).await.unwrap();
         let mut twin = Container::new(&["true"]);
         twin.id.clone_from(&id);
         let stdio = bed.open_stdio(false).await.unwrap();
         assert_eq!(bed.create(&twin, &stdio).await.unwrap_err().kind, ErrorKind::AlreadyExists);
         assert_eq!(bed.delete(&id).await.unwrap_err().kind, ErrorKind::WrongState);
-        remove(bed, &id).await;
+        bed.remove(&id).await.unwrap();
     });
 }
 
@@ -76,7 +61,7 @@ fn id_in_use_and_running_container_are_protected() {
 fn wait_is_answered_to_everybody_and_late() {
     let bed = bed_or_skip!();
     bed.block_on(async {
-        let id = running(bed, "sleep 0.3; exit 9").await;
+        let id = bed.launch(&Container::sh("sleep 0.3; exit 9")).await.unwrap();
         let (a, b) = tokio::join!(bed.wait(&id, ""), bed.wait(&id, ""));
         assert_eq!((a.unwrap().0, b.unwrap().0), (9, 9));
         assert_eq!(bed.wait(&id, "").await.unwrap().0, 9);
@@ -112,12 +97,31 @@ fn signals_reach_the_process_and_what_is_stopped_says_so() {
 fn signal_to_all_ends_every_process() {
     let bed = bed_or_skip!();
     bed.block_on(async {
-        let id = running(bed, "sleep 100 & sleep 100 & wait").await;
+        let id = bed.launch(&Container::sh("sleep 100 & sleep 100 & wait")).await.unwrap();
         let stdio = bed.open_stdio(false).await.unwrap();
         let exec = bed.exec(&id, &process(&["sleep", "100"]), &stdio).await.unwrap();
         bed.signal(&id, "", 15, true).await.unwrap();
         assert_eq!(bed.wait(&id, &exec).await.unwrap().0, 143);
-        remove(bed, &id).await;
+        bed.remove(&id).await.unwrap();
+    });
+}
+
+#[test]
+fn signals_without_a_name_end_processes_and_are_their_status() {
+    let bed = bed_or_skip!();
+    bed.block_on(async {
+        let id = bed.launch(&Container::sh("sleep 1000")).await.unwrap();
+        let sleeper = async || {
+            let stdio = bed.open_stdio(false).await.unwrap();
+            bed.exec(&id, &process(&["sleep", "1000"]), &stdio).await.unwrap()
+        };
+        let (one, other) = (sleeper().await, sleeper().await);
+        // Real-time signals: signal(7).
+        bed.signal(&id, &one, 34, false).await.unwrap();
+        assert_eq!(bed.wait(&id, &one).await.unwrap().0, 128 + 34);
+        bed.signal(&id, "", 64, true).await.unwrap();
+        assert_eq!(bed.wait(&id, &other).await.unwrap().0, 128 + 64);
+        bed.remove(&id).await.unwrap();
     });
 }
 
@@ -125,7 +129,7 @@ fn signal_to_all_ends_every_process() {
 fn exec_is_inside_with_its_own_user_and_folder() {
     let bed = bed_or_skip!();
     bed.block_on(async {
-        let id = running(bed, "echo from-the-container > /tmp/mark; sleep 100; :").await;
+        let id = bed.launch(&Container::sh("echo from-the-container > /tmp/mark; sleep 100; :")).await.unwrap();
         let script = "while ! cat /tmp/mark 2>/dev/null; do sleep 0.05; done; hostname; pwd; \
                       id -u; cat /proc/self/cgroup; cat /proc/1/comm; grep CapEff /proc/self/status";
         let mut inside = process(&["sh", "-c", script]);
@@ -139,7 +143,7 @@ fn exec_is_inside_with_its_own_user_and_folder() {
         assert_eq!(ended.stdout, expected, "{ended:?}");
         let missing = bed.run_exec(&id, &process(&["nothing"])).await.unwrap_err();
         assert_eq!(missing.kind, ErrorKind::CommandNotFound);
-        remove(bed, &id).await;
+        bed.remove(&id).await.unwrap();
     });
 }
 
@@ -147,7 +151,7 @@ fn exec_is_inside_with_its_own_user_and_folder() {
 fn exec_in_a_stopped_container_is_refused() {
     let bed = bed_or_skip!();
     bed.block_on(async {
-        let id = running(bed, "exit 0").await;
+        let id = bed.launch(&Container::sh("exit 0")).await.unwrap();
         bed.wait(&id, "").await.unwrap();
         let refused = bed.run_exec(&id, &process(&["true"])).await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::WrongState);
@@ -159,7 +163,7 @@ fn exec_in_a_stopped_container_is_refused() {
 fn end_of_the_first_process_ends_all_others() {
     let bed = bed_or_skip!();
     bed.block_on(async {
-        let id = running(bed, "sleep 0.5").await;
+        let id = bed.launch(&Container::sh("sleep 0.5")).await.unwrap();
         let stdio = bed.open_stdio(false).await.unwrap();
         let exec = bed.exec(&id, &process(&["sleep", "100"]), &stdio).await.unwrap();
         assert_eq!(bed.wait(&id, "").await.unwrap().0, 0);
@@ -172,7 +176,7 @@ fn end_of_the_first_process_ends_all_others() {
 fn container_that_is_slow_to_create_delays_nobody() {
     let bed = bed_or_skip!();
     bed.block_on(async {
-        let id = running(bed, "sleep 100").await;
+        let id = bed.launch(&Container::sh("sleep 100")).await.unwrap();
         // Its device never appears: the agent looks for it for some seconds.
         let slow = Container::new(&["true"]).image("absent");
         let stdio = bed.open_stdio(false).await.unwrap();

@@ -17,13 +17,11 @@ mod device_rules;
 mod devices;
 mod events;
 mod files;
-mod filesystem;
 mod guest;
 mod harness;
 mod hook_failures;
 mod hooks;
 mod hostile;
-
 mod life;
 mod logs;
 mod metrics;
@@ -37,7 +35,6 @@ mod namespaces_user_shared;
 mod pause;
 mod privileges;
 mod process;
-mod resources;
 mod robustness;
 mod rootfs;
 mod sandbox;
@@ -108,25 +105,10 @@ fn refusal(answer: Answer<Ended>) -> Refusal {
     }
 }
 
-/// Creates and starts a container with nobody at its streams.
-async fn started(bed: &Bed, container: &Container) -> String {
-    bed.create(container, &Default::default()).await.unwrap();
-    bed.start(&container.id).await.unwrap();
-    container.id.clone()
-}
-
 /// What a command says in a running container.
 async fn said(bed: &Bed, id: &str, script: &str) -> String {
     let process = husk_tests::agent_bed::process(&["sh", "-c", script]);
     let ended = bed.run_exec(id, &process).await.unwrap();
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
     ended.stdout
-}
-
-/// Kills a container and removes all of it.
-async fn removed(bed: &Bed, id: &str) {
-    // One that has ended already.
-    let _ = bed.signal(id, "", 9, true).await;
-    bed.wait(id, "").await.unwrap();
-    bed.delete(id).await.unwrap();
 }

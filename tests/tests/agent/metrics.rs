@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use husk_tests::agent_bed::{Bed, Container};
 
-use crate::{bed_or_skip, removed, said, started};
+use crate::{bed_or_skip, said};
 
 /// A sample: its name, its labels as they stand there, and its value.
 type Samples = HashMap<(String, String), f64>;
@@ -82,7 +82,7 @@ fn metrics_of_agent_and_guest_are_well_formed() {
 #[test]
 fn container_has_metrics_for_as_long_as_it_is_there() {
     let bed = bed_or_skip!();
-    let id = bed.block_on(started(bed, &Container::sh("sleep 1000 & sleep 1000")));
+    let id = bed.block_on(bed.launch(&Container::sh("sleep 1000 & sleep 1000"))).unwrap();
     let labels = format!("container=\"{id}\"");
     bed.block_on(said(bed, &id, "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done"));
     let samples = metrics(bed);
@@ -92,6 +92,10 @@ fn container_has_metrics_for_as_long_as_it_is_there() {
     assert!(value(&samples, "husk_agent_containers", "state=\"running\"") >= 1.0);
     let interface = format!("{labels},interface=\"lo\"");
     value(&samples, "husk_container_network_received_bytes_total", &interface);
-    bed.block_on(removed(bed, &id));
+    let some = format!("{labels},share=\"some\"");
+    value(&samples, "husk_container_pressure_cpu_stall_us_total", &some);
+    bed.block_on(bed.pause(&id)).unwrap();
+    assert!(value(&metrics(bed), "husk_agent_containers", "state=\"paused\"") >= 1.0);
+    bed.block_on(bed.remove(&id)).unwrap();
     assert!(!metrics(bed).keys().any(|(_, found)| found.contains(&labels)));
 }

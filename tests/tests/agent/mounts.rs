@@ -383,6 +383,7 @@ fn destination_through_links_is_found_inside_of_the_root() {
 fn file_system_that_the_kernel_lacks_names_its_option() {
     let bed = bed_or_skip!();
     for (fstype, option) in [
+        ("nfs", "CONFIG_NFS_FS"),
         ("nfs4", "CONFIG_NFS_V4"),
         ("9p", "CONFIG_9P_FS"),
         ("btrfs", "CONFIG_BTRFS_FS"),
@@ -422,4 +423,21 @@ fn mount_that_fails_late_leaves_nothing_of_those_before() {
     let script = format!("test -e /guest/husk/{} || echo gone", container.id);
     let guest = Container::sh(&script).mount(bind("/sys/fs/cgroup", "/guest", &["bind", "ro"]));
     assert_eq!(output(bed, &guest), "gone\n");
+}
+
+#[test]
+fn tmpfs_has_its_size_mode_and_flags() {
+    let bed = bed_or_skip!();
+    let container = Container::sh(
+        "stat -c %a /data; grep ' /data ' /proc/mounts | cut -d' ' -f4; \
+         dd if=/dev/zero of=/data/x bs=1k count=100 2>&1 | grep -o 'No space.*'",
+    )
+    .mount(json!({
+        "destination": "/data", "type": "tmpfs", "source": "tmpfs",
+        "options": ["nosuid", "nodev", "noexec", "size=64k", "mode=700"],
+    }));
+    let said = output(bed, &container);
+    let expected =
+        "700\nrw,nosuid,nodev,noexec,relatime,size=64k,mode=700\nNo space left on device\n";
+    assert_eq!(said, expected);
 }

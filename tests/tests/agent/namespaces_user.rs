@@ -253,3 +253,28 @@ fn cgroup_that_can_be_written_belongs_to_the_user() {
     }
     assert_eq!(output(bed, &container), "0::/own\n0\n65534\nrefused\n");
 }
+
+#[test]
+fn policies_and_priorities_that_need_the_guests_root_are_given() {
+    let bed = bed_or_skip!();
+    let scheduler = json!({"policy": "SCHED_FIFO", "priority": 5});
+    let io = json!({"class": "IOPRIO_CLASS_RT", "priority": 2});
+    let container = Container::new(&["probe", "scheduling"])
+        .user_namespace()
+        .with("/process/scheduler", scheduler.clone())
+        .with("/process/ioPriority", io.clone());
+    let given = |said: &str| {
+        said.starts_with("policy 1 flags 0 nice 0 priority 5") && said.contains("io 1 2")
+    };
+    let said = output(bed, &container);
+    assert!(given(&said), "{said}");
+    bed.block_on(async {
+        let id = bed.launch(&user(IDLE)).await.unwrap();
+        let mut exec = process(&["probe", "scheduling"]);
+        exec["scheduler"] = scheduler;
+        exec["ioPriority"] = io;
+        let ended = bed.run_exec(&id, &exec).await.unwrap();
+        assert!(given(&ended.stdout), "{ended:?}");
+        bed.remove(&id).await.unwrap();
+    });
+}

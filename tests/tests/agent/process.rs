@@ -180,3 +180,12 @@ fn sysctl_is_set_inside_and_that_of_the_guest_is_refused() {
     assert_eq!(refused.kind, ErrorKind::Unsupported);
     assert!(refused.message.contains("use --guest-sysctl"), "{refused:?}");
 }
+
+#[test]
+fn user_who_is_not_root_can_open_its_streams_again() {
+    let bed = bed_or_skip!();
+    let container = Container::sh("echo out > /dev/stdout; echo err > /dev/stderr")
+        .with("/process/user/uid", json!(1000));
+    let ended = bed.run(&container).unwrap();
+    assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("out\n", "err\n"));
+}

@@ -6,7 +6,7 @@ use husk_protocols::error::ErrorKind;
 use husk_tests::agent_bed::{Bed, Container, Options, RawGuest, process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::{bed_or_skip, output, removed, said, started};
+use crate::{bed_or_skip, output, said};
 
 /// ttrpc's: protocol.md, "Message types".
 const REQUEST: u8 = 1;
@@ -117,7 +117,7 @@ fn guest_without_a_host_writes_its_containers_back_and_ends() {
     }
     let bed = Bed::boot(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
     bed.block_on(async {
-        started(&bed, &Container::sh("trap '' TERM; sleep 1000")).await;
+        bed.launch(&Container::sh("trap '' TERM; sleep 1000")).await.unwrap();
     });
     let gone = bed.hang_up();
     assert!(gone.wait(Duration::from_secs(60)), "the VM ends");
@@ -161,7 +161,7 @@ fn stream_that_is_opened_twice_stays_with_the_first() {
         let mut text = String::new();
         first.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "here\n");
-        removed(bed, &container.id).await;
+        bed.remove(&container.id).await.unwrap();
     });
 }
 
@@ -169,7 +169,7 @@ fn stream_that_is_opened_twice_stays_with_the_first() {
 fn stream_that_was_used_serves_no_second_call() {
     let bed = bed_or_skip!();
     bed.block_on(async {
-        let id = started(bed, &Container::sh("sleep 1000")).await;
+        let id = bed.launch(&Container::sh("sleep 1000")).await.unwrap();
         let (token, mut stream) = bed.open().await.unwrap();
         let request = Bed::out_request(&id, "/etc/passwd", token);
         let mut archive = Vec::new();
@@ -181,7 +181,7 @@ fn stream_that_was_used_serves_no_second_call() {
         assert!(refused.message.contains("was not opened"), "{refused:?}");
         let none = Bed::out_request(&id, "/etc/passwd", 0);
         assert!(bed.copy_out_to(&none).await.unwrap_err().message.contains("is missing"));
-        removed(bed, &id).await;
+        bed.remove(&id).await.unwrap();
     });
 }
 
@@ -203,9 +203,9 @@ fn reader_of_the_log_that_stalls_delays_no_container() {
     let bed = bed_or_skip!();
     bed.block_on(async {
         let stalled = bed.logs(7, false).await.unwrap();
-        let id = started(bed, &Container::sh("sleep 1000")).await;
+        let id = bed.launch(&Container::sh("sleep 1000")).await.unwrap();
         assert_eq!(said(bed, &id, "echo on").await, "on\n");
-        removed(bed, &id).await;
+        bed.remove(&id).await.unwrap();
         drop(stalled);
     });
 }

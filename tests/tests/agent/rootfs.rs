@@ -2,7 +2,7 @@
 //! "Readonly Paths" and "Rootfs Mount Propagation"; and what a privileged container is given.
 
 use husk_protocols::error::ErrorKind;
-use husk_tests::agent_bed::{Container, HOSTILE_IMAGE};
+use husk_tests::agent_bed::{Container, DISK, HOSTILE_IMAGE};
 use serde_json::{Value, json};
 
 use crate::{bed_or_skip, output, refusal};
@@ -72,7 +72,8 @@ fn masked_folder_is_empty_and_unwritable_even_for_root() {
     let script = "ls -A /masked/folder | wc -l; mkdir /masked/folder/d 2>&1; \
                   cat /masked/folder/inside 2>&1; rmdir /masked/folder 2>/dev/null || echo stays; \
                   grep ' /masked/folder ' /proc/self/mountinfo | cut -d' ' -f6 | cut -d, -f1";
-    let container = Container::sh(script).with("/linux/maskedPaths", json!(["/masked/folder"]));
+    let container = Container::sh(script)
+        .with("/linux/maskedPaths", json!(["/masked/folder", "/missing/path"]));
     assert_eq!(
         output(bed, &container),
         "0\nmkdir: can't create directory '/masked/folder/d': Read-only file system\n\
@@ -131,7 +132,8 @@ fn read_only_file_can_be_read() {
     let bed = bed_or_skip!();
     let script = "cat /masked/file; (echo x >> /masked/file) 2>/dev/null || echo refused; \
                   rm /masked/file 2>/dev/null || echo stays; echo y > /masked/free && cat /masked/free";
-    let container = Container::sh(script).with("/linux/readonlyPaths", json!(["/masked/file"]));
+    let container =
+        Container::sh(script).with("/linux/readonlyPaths", json!(["/masked/file", "/missing"]));
     assert_eq!(output(bed, &container), "secret\nrefused\nstays\ny\n");
 }
 
@@ -216,4 +218,56 @@ fn root_whose_etc_is_a_link_to_the_root_takes_files_inside() {
             );
     assert_eq!(output(bed, &container), "0\n1\nboth\n");
     assert!(!bed.block_on(bed.list()).unwrap().contains(&container.id));
+}
+
+#[test]
+fn writes_go_to_a_layer_that_the_next_container_does_not_see() {
+    let bed = bed_or_skip!();
+    let said = output(bed, &Container::sh("echo new > /etc/new; cat /etc/new; ls /bin/busybox"));
+    assert_eq!(said, "new\n/bin/busybox\n");
+    assert_eq!(output(bed, &Container::sh("ls /etc/new 2>/dev/null || echo gone")), "gone\n");
+}
+
+#[test]
+fn disk_keeps_what_was_written_and_is_clean_after_deletion() {
+    let bed = bed_or_skip!();
+    let _turn = crate::turn_at_the_disk();
+    let on_disk = |script: &str| Container::sh(script).disk(DISK);
+    output(bed, &on_disk("echo kept > /var/data/file; stat -c %a /"));
+    assert_eq!(output(bed, &on_disk("cat /var/data/file; rm /var/data/file")), "kept\n");
+    // A file system that was not unmounted has a journal to recover.
+    let device = json!([{"path": "/dev/disk", "type": "b", "major": 254, "minor": 32}]);
+    let rule = json!({"allow": true, "type": "b", "major": 254, "minor": 32, "access": "r"});
+    let container =
+        Container::sh("dd if=/dev/disk bs=1 skip=1082 count=2 2>/dev/null | od -An -tx1")
+            .with("/linux/devices", device)
+            .with("/linux/resources", json!({"devices": [rule]}));
+    // s_state of the superblock: EXT4_VALID_FS.
+    assert_eq!(output(bed, &container).trim(), "01 00");
+}
+
+#[test]
+fn read_only_root_has_writable_mounts_all_the_same() {
+    let bed = bed_or_skip!();
+    let container = Container::sh("touch /x 2>&1; touch /dev/shm/x && echo written")
+        .with("/root/readonly", json!(true));
+    assert_eq!(output(bed, &container), "touch: /x: Read-only file system\nwritten\n");
+}
+
+#[test]
+fn nothing_of_the_guest_is_mounted_inside() {
+    let bed = bed_or_skip!();
+    let said = output(
+        bed,
+        &Container::sh("cut -d' ' -f2 /proc/mounts | grep -E '^/(run|husk|init)'; ls /"),
+    );
+    assert_eq!(said, "bin\ndev\netc\nmasked\nproc\nsys\ntmp\nvar\n");
+}
+
+#[test]
+fn device_that_is_not_there_is_named() {
+    let bed = bed_or_skip!();
+    let refused = refusal(bed.run(&Container::sh("true").image("absent")));
+    assert_eq!(refused.kind, ErrorKind::NotFound);
+    assert!(refused.message.contains("absent"), "{refused:?}");
 }

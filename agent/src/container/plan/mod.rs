@@ -11,12 +11,13 @@ mod mounts;
 mod namespaces;
 mod process;
 mod scheduling;
+mod state;
 mod sysctl;
 mod time;
 mod words;
 
 pub use devices::{DevicePlan, DeviceType};
-pub use hooks::{HookPlan, HookPlans, StageHooks, StatePlan, Status};
+pub use hooks::{HookPlan, HookPlans, StageHooks};
 pub use ids::IdMaps;
 pub use inherited::Inherited;
 pub use mounts::{IdMap, MountKind, MountPlan};
@@ -24,6 +25,7 @@ use namespaces::NamespaceList;
 pub use namespaces::{Join, Kind, Namespaces, Place};
 pub use process::{CapabilitySets, Labels, Limit, ProcessPlan, UserPlan};
 pub use scheduling::{Cpus, Scheduling};
+pub use state::{State, StatePlan, Status};
 
 use std::path::PathBuf;
 

@@ -92,6 +92,16 @@ impl Scheduling {
         })
     }
 
+    /// Takes out what needs the guest's root. The CPUs stay.
+    #[must_use]
+    pub fn take_privileged(&mut self) -> Self {
+        Self {
+            attributes: self.attributes.take(),
+            io_priority: self.io_priority.take(),
+            ..Self::default()
+        }
+    }
+
     /// Takes from a container what an exec does not say for itself.
     pub fn inherit(&mut self, from: &Self) {
         self.attributes = self.attributes.or(from.attributes);

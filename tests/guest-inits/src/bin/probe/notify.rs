@@ -15,11 +15,6 @@ use nix::{
     sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
 };
 
-/// linux/seccomp.h.
-const NOTIF_RECV: libc::Ioctl = 0xc050_2100_u32.cast_signed();
-const NOTIF_SEND: libc::Ioctl = 0xc018_2101_u32.cast_signed();
-const NOTIF_ID_VALID: libc::Ioctl = 0x4008_2102;
-
 /// `struct seccomp_notif`.
 #[repr(C)]
 #[derive(Default)]
@@ -86,11 +81,18 @@ fn receive(mut stream: UnixStream) -> Result<(String, OwnedFd), String> {
 fn answer(listener: &OwnedFd) -> Result<(), String> {
     let mut notification = Notification::default();
     // SAFETY: the structure has the size that the request's number says, and is zero as it must be.
-    let got = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_RECV, &raw mut notification) };
+    let got = unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut notification)
+    };
     Errno::result(got).map_err(|errno| format!("receive: {errno}"))?;
     // SAFETY: the request reads one number of eight bytes.
-    let valid =
-        unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ID_VALID, &raw const notification.id) };
+    let valid = unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_ID_VALID,
+            &raw const notification.id,
+        )
+    };
     Errno::result(valid).map_err(|errno| format!("ask: {errno}"))?;
     let (value, error) = match i64::from(notification.number) {
         libc::SYS_getppid => (4242, 0),
@@ -98,6 +100,8 @@ fn answer(listener: &OwnedFd) -> Result<(), String> {
     };
     let response = Response { id: notification.id, value, error, flags: 0 };
     // SAFETY: the structure has the size that the request's number says.
-    let sent = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND, &raw const response) };
+    let sent = unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const response)
+    };
     Errno::result(sent).map(drop).map_err(|errno| format!("send: {errno}"))
 }
