@@ -187,3 +187,21 @@ fn removal_that_is_killed_leaves_a_container_or_none() {
         bed.assert_nothing_left();
     }
 }
+
+#[test]
+fn commands_at_work_are_told_that_the_container_went() {
+    let bed = Bed::new();
+    bed.start_sh("box", "trap : TERM; while :; do sleep 1; done");
+    let stop = bed.husk(&["stop", "-t", "60", "box"]).spawn();
+    sleep(Duration::from_secs(1));
+    kill_pid(monitors(&bed)[0].pid);
+    // It is down, which is what was asked for.
+    assert_eq!(stop.wait().code(0).out(), "box");
+    bed.husk(&["start", "box"]).ok();
+    let exec = bed.husk(&["exec", "box", "sleep", "1000"]).spawn();
+    sleep(Duration::from_secs(1));
+    kill_pid(qemus(&bed)[0].pid);
+    exec.wait().refused_with(125, &["exec box", "the container has ended"]);
+    bed.husk(&["rm", "-f", "box"]).ok();
+    bed.assert_nothing_left();
+}

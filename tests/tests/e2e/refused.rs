@@ -153,3 +153,13 @@ fn folders_that_are_relative_are_refused() {
         output.refused_with(125, &[name, "not an absolute path"]);
     }
 }
+
+#[test]
+fn what_the_guest_refuses_is_told_with_its_flag() {
+    let bed = Bed::new();
+    let flags = ["--security-opt", "apparmor=strict"];
+    let words = ["run busybox:latest", "process.apparmorProfile", "--security-opt apparmor="];
+    bed.run(&flags, &["true"]).output().refused_with(125, &words);
+    bed.run(&["--tty=false", "--privileged=false"], &["true"]).ok();
+    bed.assert_nothing_left();
+}
