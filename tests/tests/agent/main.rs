@@ -23,6 +23,9 @@ mod harness;
 mod hook_failures;
 mod hooks;
 mod hostile;
+mod hostile_crowd;
+mod hostile_image;
+mod hostile_process;
 
 mod life;
 mod logs;
