@@ -1,9 +1,9 @@
-//! Containers that use up what the guest has: processes, memory, files. Each case has a VM of its own;
+//! Containers that use up what the guest has: processes, memory. Each case has a VM of its own;
 //! after it the agent answers, and the next container runs.
 
 use std::{path::Path, time::Duration};
 
-use husk_tests::agent_bed::{Bed, Container, DISK, Stdio, process};
+use husk_tests::agent_bed::{Bed, Container, process};
 
 use crate::{output, removed};
 
@@ -25,7 +25,7 @@ fn well(bed: &Bed) {
 }
 
 #[test]
-fn container_without_a_limit_of_processes_leaves_some_to_the_agent() {
+fn container_that_takes_all_processes_is_deleted_all_the_same() {
     let Some(bed) = own_bed() else { return };
     // The shell in between ends when it cannot fork; all that it has started stay.
     let bomb = "echo ready; (while :; do sleep 1000 & done) 2>/dev/null; exec sleep 1000";
@@ -37,12 +37,6 @@ fn container_without_a_limit_of_processes_leaves_some_to_the_agent() {
         bed.info().await.unwrap();
         // It has no room; what matters is the answer.
         let _ = bed.run_exec(&container.id, &process(&["true"])).await;
-        // Another container is not the bomb's to keep out.
-        let other = Container::sh("echo other");
-        bed.create(&other, &Stdio::default()).await.unwrap();
-        bed.start(&other.id).await.unwrap();
-        assert_eq!(bed.wait(&other.id, "").await.unwrap().0, 0);
-        bed.delete(&other.id).await.unwrap();
         removed(&bed, &container.id).await;
         drop(stdio);
     });
@@ -56,22 +50,5 @@ fn container_that_takes_all_memory_dies_and_not_the_agent() {
                x=xxxxxxxxxxxxxxxx; while :; do x=$x$x; done";
     let ended = bed.run(&Container::sh(hog)).unwrap();
     assert_ne!(ended.code, 0);
-    well(&bed);
-}
-
-#[test]
-fn container_that_fills_every_file_system_can_be_entered_and_deleted() {
-    let Some(bed) = own_bed() else { return };
-    let fill = "for d in / /dev /dev/shm; do dd if=/dev/zero of=$d/fill bs=1M 2>/dev/null; done; \
-                i=0; while [ $i -lt 3000 ]; do : > /var/$i || break; i=$((i+1)); done 2>/dev/null; \
-                echo ready; sleep 1000";
-    let container = Container::sh(fill).disk(DISK);
-    bed.block_on(async {
-        let stdio = bed.up(&container).await.unwrap();
-        let ended = bed.run_exec(&container.id, &process(&["echo", "in"])).await.unwrap();
-        assert_eq!((ended.code, ended.stdout.as_str()), (0, "in\n"));
-        removed(&bed, &container.id).await;
-        drop(stdio);
-    });
     well(&bed);
 }
