@@ -56,13 +56,11 @@ pub fn mask(root: &Root<'_>, paths: &[PathBuf]) -> Result<(), StageError> {
     Ok(())
 }
 
-/// What lies over masked paths; made at the first use, and shared.
+/// What lies over masked paths: the first place that each was put over. It is cloned from there, since
+/// a mount can be cloned only once it is attached.
 #[derive(Default)]
 struct Covers {
-    /// The guest's own /dev/null: the container's could be anything.
-    null: Option<OwnedFd>,
-    /// The first place that an empty folder was put over. It is cloned from there, since a mount
-    /// can be cloned only once it is attached.
+    file: Option<OwnedFd>,
     folder: Option<OwnedFd>,
 }
 
@@ -77,14 +75,13 @@ impl Covers {
     }
 
     fn hide_file(&mut self, place: &OwnedFd) -> Result<(), MountError> {
-        let null = match self.null.take() {
-            Some(null) => null,
-            None => open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-                .map_err(step("open the guest's /dev/null"))?,
+        let cover = match &self.file {
+            Some(first) => clone_tree(first.as_fd(), Depth::One).map_err(step("bind /dev/null"))?,
+            None => guest_null()?,
         };
-        let cover = clone_tree(null.as_fd(), Depth::One).map_err(step("bind /dev/null"))?;
-        self.null = Some(null);
-        attach(cover.as_fd(), place.as_fd()).map_err(step("attach"))
+        attach(cover.as_fd(), place.as_fd()).map_err(step("attach"))?;
+        self.file.get_or_insert(cover);
+        Ok(())
     }
 
     fn hide_folder(&mut self, place: &OwnedFd) -> Result<(), MountError> {
@@ -100,4 +97,15 @@ impl Covers {
         self.folder.get_or_insert(cover);
         Ok(())
     }
+}
+
+/// The guest's own /dev/null: the container's could be anything. It is every container's, and root in
+/// one of them must not change its mode or owner; a device on a read-only mount still takes all that is
+/// written to it.
+fn guest_null() -> Result<OwnedFd, MountError> {
+    let null = open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(step("open the guest's /dev/null"))?;
+    let cover = clone_tree(null.as_fd(), Depth::One).map_err(step("bind /dev/null"))?;
+    mount::make_read_only(&cover, Depth::One)?;
+    Ok(cover)
 }

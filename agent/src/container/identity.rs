@@ -63,6 +63,11 @@ fn read(path: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// An id as text. The last number is none: to setresuid(2) it means "leave it", which is root.
+fn id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|&id| id != u32::MAX)
+}
+
 struct Account<'a> {
     name: &'a str,
     uid: u32,
@@ -74,7 +79,7 @@ fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
     passwd.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, uid, gid, _, home, ..] = fields.as_slice() else { return None };
-        Some(Account { name, uid: uid.parse().ok()?, gid: gid.parse().ok()?, home })
+        Some(Account { name, uid: id(uid)?, gid: id(gid)?, home })
     })
 }
 
@@ -88,7 +93,7 @@ fn groups(group: &str) -> impl Iterator<Item = Group<'_>> {
     group.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, gid, members, ..] = fields.as_slice() else { return None };
-        Some(Group { name, gid: gid.parse().ok()?, members })
+        Some(Group { name, gid: id(gid)?, members })
     })
 }
 
@@ -106,7 +111,7 @@ fn resolve(user: &UserPlan, passwd: &str, group: &str) -> Result<Identity, UserE
     let name = parts.next().unwrap_or_default();
     let group_name = parts.next().filter(|group| !group.is_empty());
     let more_groups = parts.next().into_iter().flat_map(|list| list.split(','));
-    let number: Option<u32> = if name.is_empty() { Some(0) } else { name.parse().ok() };
+    let number = if name.is_empty() { Some(0) } else { id(name) };
     let account = accounts(passwd)
         .find(|account| account.name == name || number.is_some_and(|uid| account.uid == uid));
     let uid = account
@@ -138,7 +143,7 @@ fn home_of(account: Option<&Account<'_>>) -> String {
 }
 
 fn find_group(group: &str, wanted: &str) -> Result<u32, UserError> {
-    let number: Option<u32> = wanted.parse().ok();
+    let number = id(wanted);
     groups(group)
         .find(|group| group.name == wanted)
         .map(|group| group.gid)
@@ -196,6 +201,19 @@ mod tests {
         assert_eq!(resolve_name("nobody"), Err(UserError::NoUser("nobody".to_owned())));
         for name in ["web:nogroup", "web::nogroup", "web::logs,nogroup"] {
             assert_eq!(resolve_name(name), Err(UserError::NoGroup("nogroup".to_owned())));
+        }
+    }
+
+    #[test]
+    fn number_that_would_leave_root_as_it_is_is_nobodys() {
+        let none = u32::MAX;
+        let passwd = format!("u:x:{none}:0::/:\ng:x:5:{none}::/:\n");
+        let user = |name: &str| UserPlan { name: Some(name.to_owned()), ..UserPlan::default() };
+        let group = format!("n:x:{none}:\n");
+        for name in
+            ["u", "g", &none.to_string(), &format!("5:{none}"), "5:n", &format!("5::{none}")]
+        {
+            assert!(resolve(&user(name), &passwd, &group).is_err(), "{name}");
         }
     }
 

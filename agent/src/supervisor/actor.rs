@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -17,7 +16,7 @@ use super::{
     desk::{Desk, Note, SpawnOrder},
     events::{Events, Happening},
     exec, hooks,
-    isolation::OwnNamespaces,
+    isolation::{OwnNamespaces, own_program},
     process::{Done, Process, Spawned},
     table::{Container, Exec, Freezer, Phase, Present},
     target::Target,
@@ -55,10 +54,6 @@ pub struct Actor {
     closing: watch::Sender<bool>,
 }
 
-fn open(path: &'static str) -> Result<OwnedFd> {
-    File::open(path).map(OwnedFd::from).map_err(SupervisorError::step(path))
-}
-
 /// Answers a request. One who has stopped waiting misses nothing.
 pub(super) fn answer<T>(reply: Reply<T>, result: Result<T>) {
     let _ = reply.send(result);
@@ -79,7 +74,7 @@ impl Actor {
         Ok(Self {
             containers: HashMap::new(),
             children: HashMap::new(),
-            program: open("/proc/self/exe")?,
+            program: own_program()?,
             own: OwnNamespaces::open()?,
             desk: Desk::new(notes, streams, told),
             events: Events::default(),

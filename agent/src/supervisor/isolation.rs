@@ -21,7 +21,7 @@ use crate::{
     container::plan::{IdMaps, InitPlan, Join, Kind, Place},
     spec::SpecError,
     storage::LayerIds,
-    sys::{self, spawn::UserNamespace, user_namespace},
+    sys::{self, mount, spawn::UserNamespace, user_namespace},
 };
 
 /// Those that a thread can visit for a while.
@@ -52,6 +52,25 @@ impl OwnNamespaces {
     pub fn of(&self, wanted: Kind) -> Option<BorrowedFd<'_>> {
         self.0.iter().find(|(kind, _)| *kind == wanted).map(|(_, own)| own.as_fd())
     }
+}
+
+/// The agent's own program, for second stages. An image can have it executed once more, as the
+/// interpreter `/proc/self/exe`, and root inside then reaches the file through /proc: not to write to it,
+/// for it is being executed, but to take its mode away, after which nothing could be started. So stages
+/// have it from a read-only mount.
+///
+/// # Errors
+/// [`SupervisorError::Step`].
+pub fn own_program() -> Result<OwnedFd> {
+    const READ_ONLY: mount::Attributes =
+        mount::Attributes { set: libc::MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 };
+    open("/proc/self/exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .and_then(|file| mount::clone_tree(file.as_fd(), mount::Depth::One))
+        .and_then(|program| {
+            mount::set_attributes(program.as_fd(), READ_ONLY, mount::Depth::One)?;
+            Ok(program)
+        })
+        .map_err(SupervisorError::step("open the agent's own program"))
 }
 
 /// What a container's first process is born in.
