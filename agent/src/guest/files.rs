@@ -25,6 +25,14 @@ pub struct HostFile {
 }
 
 impl HostFile {
+    /// Looks at its name alone.
+    ///
+    /// # Errors
+    /// [`GuestError::Invalid`].
+    pub fn check(&self) -> Result<()> {
+        component(&self.name).map(drop)
+    }
+
     /// Writes it. Blocks.
     ///
     /// # Errors

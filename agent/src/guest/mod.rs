@@ -24,7 +24,7 @@ pub use files::{FOLDER as FILES_FOLDER, HostFile};
 pub use info::info;
 pub use logs::Follower;
 pub use metrics::{Exposition, Kind, expose};
-pub use names::{Dns, HostsEntry, hosts, set_hostname};
+pub use names::{Dns, HostsEntry, check_hostname, hosts, set_hostname};
 pub use sysctl::Sysctl;
 
 use crate::failure::errno_kind;

@@ -58,16 +58,25 @@ fn at_most<T>(field: &str, list: &[T], limit: usize) -> Result<()> {
     }
 }
 
-/// Sets the guest's own name, which containers without a uts namespace of their own share.
+/// Whether the guest can have this name.
 ///
 /// # Errors
-/// [`GuestError`].
-pub fn set_hostname(hostname: &str) -> Result<()> {
+/// [`GuestError::Invalid`].
+pub fn check_hostname(hostname: &str) -> Result<()> {
     name("hostname", hostname)?;
     if hostname.len() > MAX_HOSTNAME_LEN {
         let reason = format!("has more than {MAX_HOSTNAME_LEN} bytes");
         return Err(GuestError::invalid("hostname", reason));
     }
+    Ok(())
+}
+
+/// Sets the guest's own name, which containers without a uts namespace of their own share.
+///
+/// # Errors
+/// [`GuestError`].
+pub fn set_hostname(hostname: &str) -> Result<()> {
+    check_hostname(hostname)?;
     nix::unistd::sethostname(hostname).map_err(GuestError::call("set the host name to", hostname))
 }
 

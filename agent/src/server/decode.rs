@@ -8,7 +8,7 @@ use husk_protocols::{
 };
 
 use crate::{
-    guest::HostFile,
+    guest::{Dns, GuestError, HostFile, HostsEntry, Sysctl},
     stdio::Tokens,
     supervisor::{ProcessKey, Rootfs},
 };
@@ -53,6 +53,27 @@ pub fn level(number: u32) -> ttrpc::Result<u8> {
 /// Reads a file of the host.
 pub fn host_file(file: agent::File) -> HostFile {
     HostFile { name: file.name, content: file.content, mode: file.mode }
+}
+
+/// Reads settings of the guest's kernel.
+///
+/// # Errors
+/// [`GuestError`] for the first that is none.
+pub fn sysctls(sysctls: &[agent::Sysctl]) -> Result<Vec<Sysctl>, GuestError> {
+    sysctls.iter().map(|sysctl| Sysctl::new(&sysctl.name, &sysctl.value)).collect()
+}
+
+/// Reads what resolv.conf is to say.
+pub fn dns(request: agent::SetDnsRequest) -> Dns {
+    let agent::SetDnsRequest { servers, search, options, .. } = request;
+    Dns { servers, search, options }
+}
+
+/// Reads the lines of a hosts file.
+pub fn hosts(request: agent::SetHostsRequest) -> Vec<HostsEntry> {
+    let entry =
+        |entry: agent::HostsEntry| HostsEntry { address: entry.address, names: entry.names };
+    request.entries.into_iter().map(entry).collect()
 }
 
 /// Reads the tokens of streams, and whether they are a terminal's.

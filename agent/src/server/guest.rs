@@ -15,7 +15,7 @@ use ttrpc::r#async::TtrpcContext;
 
 use super::{blocking, decode, encode};
 use crate::{
-    guest::{self, Dns, Follower, HostsEntry},
+    guest::{self, Follower},
     stdio::Streams,
     supervisor::{Supervisor, SupervisorError},
 };
@@ -48,18 +48,13 @@ impl Guest for Service {
     }
 
     async fn set_dns(&self, _: &TtrpcContext, request: SetDnsRequest) -> ttrpc::Result<Empty> {
-        let SetDnsRequest { servers, search, options, .. } = request;
-        let dns = Dns { servers, search, options };
+        let dns = decode::dns(request);
         encode(blocking(move || dns.file()?.write()).await)?;
         Ok(Empty::default())
     }
 
     async fn set_hosts(&self, _: &TtrpcContext, request: SetHostsRequest) -> ttrpc::Result<Empty> {
-        let entries: Vec<_> = request
-            .entries
-            .into_iter()
-            .map(|entry| HostsEntry { address: entry.address, names: entry.names })
-            .collect();
+        let entries = decode::hosts(request);
         encode(blocking(move || guest::hosts(&entries)?.write()).await)?;
         Ok(Empty::default())
     }

@@ -12,7 +12,7 @@ use ttrpc::r#async::TtrpcContext;
 
 use super::{Console, blocking, decode, encode};
 use crate::{
-    guest::{GuestError, Setup, Sysctl, info, set_up},
+    guest::{Setup, info, set_up},
     supervisor::{Supervisor, SupervisorError},
 };
 
@@ -31,13 +31,12 @@ pub struct Service {
 #[async_trait]
 impl Sandbox for Service {
     async fn setup(&self, _: &TtrpcContext, request: SetupRequest) -> ttrpc::Result<Empty> {
-        let sysctls = request.sysctls.iter().map(|s| Sysctl::new(&s.name, &s.value)).collect();
-        let sysctls: Result<Vec<_>, GuestError> = sysctls;
+        let sysctls = decode::sysctls(&request.sysctls).map_err(SupervisorError::from);
         let setup = Setup {
             hostname: request.hostname,
             files: request.files.into_iter().map(decode::host_file).collect(),
             wall_clock: Duration::from_nanos(request.wall_clock_ns),
-            sysctls: encode(sysctls.map_err(SupervisorError::from))?,
+            sysctls: encode(sysctls)?,
         };
         encode(blocking(move || set_up(&setup)).await)?;
         Ok(Empty::default())

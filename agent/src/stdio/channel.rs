@@ -29,24 +29,31 @@ impl Channel {
         sys::descriptor::polled(fd, Interest::READABLE | Interest::WRITABLE).map(Self)
     }
 
-    /// Reads what is there; waits when there is nothing. 0 at the end.
+    /// Waits until there is something to read, or its end.
+    ///
+    /// # Errors
+    /// When the runtime is going.
+    pub async fn readable(&self) -> io::Result<()> {
+        // What is ready stays so until a read finds nothing.
+        self.0.readable().await.map(drop)
+    }
+
+    /// Reads what is there, once it [is readable](Self::readable); `None` when there is nothing more.
+    /// 0 at the end.
     ///
     /// # Errors
     /// As read(2).
-    pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.async_io(Interest::READABLE, |fd| read_end(fd, buffer)).await
+    pub fn read_ready(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        unless_blocked(self.0.try_io(Interest::READABLE, |fd| read_end(fd, buffer)))
     }
 
-    /// Reads what is there; `None` when there is nothing now. 0 at the end.
+    /// Reads what is there, whether or not the runtime has heard of it; `None` when there is nothing
+    /// now. 0 at the end.
     ///
     /// # Errors
     /// As read(2).
     pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        match read_end(self.0.get_ref(), buffer) {
-            Ok(len) => Ok(Some(len)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
-        }
+        unless_blocked(read_end(self.0.get_ref(), buffer))
     }
 
     /// Writes all of it; waits while there is no room.
@@ -65,6 +72,14 @@ impl Channel {
     #[must_use]
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.0.get_ref().as_fd()
+    }
+}
+
+fn unless_blocked(result: io::Result<usize>) -> io::Result<Option<usize>> {
+    match result {
+        Ok(len) => Ok(Some(len)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

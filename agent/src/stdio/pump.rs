@@ -5,10 +5,17 @@
 //! * A stream that nobody reads any more does not stop the process: its output is read and dropped.
 //! * A stream that is slow slows the process down, and nobody else.
 
-use std::sync::Arc;
+use std::{
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    sync::Arc,
+    task::{Poll, ready},
+};
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     sync::{Notify, watch},
 };
 
@@ -37,21 +44,25 @@ impl Ended {
 
 /// From the process to the host.
 pub async fn output(from: Arc<Channel>, mut to: Option<impl AsyncWrite + Unpin>, mut ended: Ended) {
-    let mut buffer = vec![0; BUFFER];
+    // Most processes say nothing most of the time: there is a buffer while something is there to read.
+    let mut buffer = Vec::new();
     loop {
-        let read = tokio::select! {
+        tokio::select! {
             biased;
             () = ended.wait() => break,
-            read = from.read(&mut buffer) => read,
-        };
-        match read {
-            Ok(len) if len > 0 => forward(&mut to, &buffer, len).await,
+            ready = from.readable() => if ready.is_err() { break },
+        }
+        buffer.resize(BUFFER, 0);
+        match from.read_ready(&mut buffer) {
+            Ok(Some(len)) if len > 0 => forward(&mut to, &buffer, len).await,
+            Ok(None) => buffer = Vec::new(),
             _ => {
                 close(to).await;
                 return;
             }
         }
     }
+    buffer.resize(BUFFER, 0);
     let mut left = MAX_DRAIN;
     while let Ok(Some(len)) = from.read_now(&mut buffer) {
         if len == 0 || left == 0 {
@@ -86,12 +97,11 @@ pub async fn input(
     mut ended: Ended,
 ) {
     let copy = async {
-        let mut buffer = vec![0; BUFFER];
         let mut closing = false;
         loop {
             let read = tokio::select! {
                 biased;
-                read = from.read(&mut buffer) => read,
+                read = arrived(&mut from) => read,
                 // After what is there now.
                 () = tokio::task::yield_now(), if closing => return,
                 () = close.notified(), if !closing => {
@@ -100,9 +110,8 @@ pub async fn input(
                 }
             };
             match read {
-                Ok(len) if len > 0 => {
-                    let Some(bytes) = buffer.get(..len) else { return };
-                    if to.write_all(bytes).await.is_err() {
+                Ok(bytes) if !bytes.is_empty() => {
+                    if to.write_all(&bytes).await.is_err() {
                         return;
                     }
                 }
@@ -116,12 +125,26 @@ pub async fn input(
     }
 }
 
+/// What has arrived, empty at the end. While nothing has, there is no buffer for it.
+async fn arrived(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    poll_fn(|context| {
+        let mut room = [MaybeUninit::uninit(); BUFFER];
+        let mut buffer = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(&mut *from).poll_read(context, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().to_vec()))
+    })
+    .await
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::OwnedFd;
 
     use nix::{fcntl::OFlag, unistd::pipe2};
-    use tokio::{io::duplex, task::JoinHandle};
+    use tokio::{
+        io::{AsyncReadExt, duplex},
+        task::JoinHandle,
+    };
 
     use super::*;
 

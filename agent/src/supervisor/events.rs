@@ -66,17 +66,30 @@ pub struct Batch {
     pub last: u64,
 }
 
-/// The latest ones.
+/// An event as it is remembered.
+#[derive(Debug)]
+struct Entry {
+    time: Duration,
+    happening: Happening,
+    /// Lengths of its names; 0 for no exec.
+    container: u8,
+    exec: u8,
+}
+
+/// The latest ones. Their names lie end to end in one place: a thousand small allocations that outlive
+/// all around them would keep the pages between them.
 #[derive(Debug)]
 pub struct Events {
-    ring: VecDeque<Event>,
+    ring: VecDeque<Entry>,
+    /// Of each entry the container's and the exec's.
+    names: VecDeque<u8>,
     /// The sequence number of the latest.
     news: watch::Sender<u64>,
 }
 
 impl Default for Events {
     fn default() -> Self {
-        Self { ring: VecDeque::new(), news: watch::channel(0).0 }
+        Self { ring: VecDeque::new(), names: VecDeque::new(), news: watch::channel(0).0 }
     }
 }
 
@@ -86,11 +99,20 @@ impl Events {
         let sequence = *self.news.borrow() + 1;
         // A clock before 1970 is none.
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        if self.ring.len() == CAPACITY {
-            self.ring.pop_front();
+        if self.ring.len() == CAPACITY
+            && let Some(oldest) = self.ring.pop_front()
+        {
+            self.names.drain(..oldest.names_len());
         }
-        self.ring.push_back(Event { sequence, time, container, exec, happening });
+        let container = self.keep(container.as_str());
+        let exec = exec.map_or(0, |exec| self.keep(exec.as_str()));
+        self.ring.push_back(Entry { time, happening, container, exec });
         self.news.send_replace(sequence);
+    }
+
+    fn keep(&mut self, name: &str) -> u8 {
+        self.names.extend(name.as_bytes());
+        u8::try_from(name.len()).expect("an id is at most 128 bytes long")
     }
 
     /// Tells when there are more.
@@ -102,13 +124,41 @@ impl Events {
     /// Those after a sequence number; a limit of 0 is none.
     #[must_use]
     pub fn since(&self, after: u64, limit: usize) -> Batch {
-        let oldest = self.ring.front().map_or(1, |event| event.sequence);
-        let lost = (oldest - 1).saturating_sub(after);
+        let forgotten = *self.news.borrow() - self.ring.len() as u64;
+        let lost = forgotten.saturating_sub(after);
         let limit = if limit == 0 { CAPACITY } else { limit };
-        let later = self.ring.iter().filter(|event| event.sequence > after);
-        let events: Vec<Event> = later.take(limit).cloned().collect();
+        let mut events = Vec::new();
+        let (mut sequence, mut place) = (forgotten, 0);
+        for entry in &self.ring {
+            sequence += 1;
+            if sequence > after && events.len() < limit {
+                events.extend(self.event(entry, sequence, place));
+            }
+            place += entry.names_len();
+        }
         let last = events.last().map_or(after, |event| event.sequence);
         Batch { events, lost, last }
+    }
+
+    /// What was remembered; never nothing, since only ids are kept.
+    fn event(&self, entry: &Entry, sequence: u64, place: usize) -> Option<Event> {
+        let text = |from: usize, len: u8| {
+            let bytes = self.names.range(from..from + usize::from(len)).copied().collect();
+            String::from_utf8(bytes).ok()
+        };
+        let container = text(place, entry.container)?.try_into().ok()?;
+        let exec = match entry.exec {
+            0 => None,
+            len => Some(text(place + usize::from(entry.container), len)?.try_into().ok()?),
+        };
+        let Entry { time, happening, .. } = *entry;
+        Some(Event { sequence, time, container, exec, happening })
+    }
+}
+
+impl Entry {
+    fn names_len(&self) -> usize {
+        usize::from(self.container) + usize::from(self.exec)
     }
 }
 
@@ -149,6 +199,25 @@ mod tests {
         assert_eq!((numbers(&batch), batch.lost), (vec![11], 7));
         assert_eq!(events.since(10, 1).lost, 0);
         assert_eq!(events.since(capacity + 10, 1).lost, 0);
+    }
+
+    #[test]
+    fn names_are_those_of_their_event() {
+        let mut events = Events::default();
+        let name = |i: usize| format!("{}{i}", "n".repeat(i % 100));
+        let exec = |i: usize| (i % 3 == 0).then(|| format!("{i}").parse().unwrap());
+        for i in 0..CAPACITY * 2 + 7 {
+            events.push(name(i).parse().unwrap(), exec(i), Happening::Created);
+        }
+        let batch = events.since(0, 0);
+        assert_eq!(batch.events.len(), CAPACITY);
+        for event in batch.events {
+            let i = usize::try_from(event.sequence - 1).unwrap();
+            assert_eq!(event.container.as_str(), name(i));
+            assert_eq!(event.exec, exec(i));
+        }
+        let kept: usize = events.ring.iter().map(Entry::names_len).sum();
+        assert_eq!(events.names.len(), kept);
     }
 
     #[test]

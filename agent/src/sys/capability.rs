@@ -42,3 +42,26 @@ pub fn set(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
     let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
     Errno::result(result).map(drop)
 }
+
+/// Takes a capability out of the calling thread's bounding set.
+///
+/// # Errors
+/// As prctl(2): `EINVAL` for one that the kernel does not know.
+pub fn drop_bounding(number: u32) -> Result<()> {
+    // SAFETY: `PR_CAPBSET_DROP` takes a number and reads no memory.
+    let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number)) };
+    Errno::result(result).map(drop)
+}
+
+/// Puts a capability into the calling thread's ambient set.
+///
+/// # Errors
+/// As prctl(2): `EPERM` for one that is not permitted and inheritable, `EINVAL` for one that the kernel
+/// does not know.
+pub fn raise_ambient(number: u32) -> Result<()> {
+    let [raise, number] =
+        [libc::PR_CAP_AMBIENT_RAISE, number.cast_signed()].map(libc::c_long::from);
+    // SAFETY: `PR_CAP_AMBIENT` takes numbers and reads no memory.
+    let result = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, number, 0_i64, 0_i64) };
+    Errno::result(result).map(drop)
+}

@@ -31,7 +31,6 @@ impl Failure {
     }
 
     /// The whole line, without the program's name.
-    #[cfg(test)]
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -58,6 +57,8 @@ pub fn print_error_line(line: &str) {
 fn split_hint(message: &str) -> (&str, Option<&str>) {
     let parts = message.strip_suffix(')').and_then(|rest| rest.rsplit_once(" ("));
     match parts {
+        // What the standard library adds to the system's words.
+        Some((_, hint)) if hint.starts_with("os error ") => (message, None),
         Some((message, hint)) => (message, Some(hint)),
         None => (message, None),
     }
@@ -95,6 +96,7 @@ mod tests {
     fn hint_is_what_stands_in_the_last_brackets() {
         assert_eq!(split_hint("run x: no (do y)"), ("run x: no", Some("do y")));
         assert_eq!(split_hint("run x: no"), ("run x: no", None));
+        assert_eq!(split_hint("x: no (os error 2)"), ("x: no (os error 2)", None));
     }
 
     #[test]

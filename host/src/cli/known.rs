@@ -56,7 +56,6 @@ const VERBS: &[&str] = &[
     "build",
     "commit",
     "container",
-    "cp",
     "diff",
     "events",
     "export",

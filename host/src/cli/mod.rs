@@ -7,6 +7,7 @@ mod args;
 mod attached;
 mod change;
 mod containers;
+mod cp;
 mod failure;
 mod images;
 mod inspect;
@@ -21,11 +22,12 @@ mod values;
 mod version;
 mod wishes;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser};
 use serde_json::Value;
 
 use self::args::{Cli, ErrorFormat, Verb};
@@ -35,7 +37,7 @@ use self::template::Template;
 /// Runs the command that the process was called with.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
@@ -45,6 +47,31 @@ pub fn main() -> ExitCode {
             failure.print(cli.error_format);
             ExitCode::from(failure.exit_code)
         }
+    }
+}
+
+/// Takes the words apart. docker's switches may have a value, as in `--rm=false`: the help does not
+/// speak of it, so they get one only where somebody gave one.
+fn parse<T: Into<OsString> + Clone>(words: impl Iterator<Item = T>) -> Result<Cli, clap::Error> {
+    let words: Vec<T> = words.collect();
+    let refused = match Cli::try_parse_from(words.iter().cloned()) {
+        Err(error) if error.kind() == ErrorKind::TooManyValues => error,
+        parsed => return parsed,
+    };
+    let with_value = |arg: Arg| match arg.get_action() {
+        ArgAction::SetTrue => arg
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .default_value("false")
+            .value_parser(values::switch),
+        _ => arg,
+    };
+    let mut command = Cli::command().mut_subcommands(|verb| verb.mut_args(with_value));
+    match command.try_get_matches_from_mut(words) {
+        Err(error) if error.kind() == ErrorKind::TooManyValues => Err(refused),
+        matches => Cli::from_arg_matches(&matches?),
     }
 }
 
@@ -62,6 +89,7 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
         Verb::Unpause(flags) => change::unpause(flags),
         Verb::Update(flags) => change::update(flags),
         Verb::Rename(flags) => change::rename(flags),
+        Verb::Cp(flags) => cp::cp(flags),
         Verb::Top(flags) => change::top(flags),
         Verb::Stats(flags) => stats::stats(flags),
         Verb::Wait(flags) => containers::wait(flags),
@@ -178,8 +206,6 @@ fn print_rows(
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -193,6 +219,23 @@ mod tests {
         let Verb::Run(run) = Cli::try_parse_from(words).unwrap().verb else { panic!() };
         assert!(run.common.process.interactive && run.common.process.tty && run.common.rm);
         assert_eq!(run.words, ["img", "ls", "--rm", "-l", "--name"]);
+    }
+
+    #[test]
+    fn switches_may_have_a_value_and_the_last_word_counts() {
+        let words = ["husk", "run", "-it", "--rm=false", "--privileged=1", "-m", "1g", "-m", "2g"];
+        let words = words.iter().chain(&["-e", "A=1", "-e", "B=2", "--rm=t", "img", "--rm=x"]);
+        let Verb::Run(run) = parse(words).unwrap().verb else { panic!() };
+        let common = &run.common;
+        assert!(common.process.interactive && common.process.tty && common.rm);
+        assert!(common.security.privileged);
+        assert_eq!(common.limits.memory, Some(2 << 30));
+        assert_eq!(common.process.env, ["A=1", "B=2"]);
+        assert_eq!(run.words, ["img", "--rm=x"]);
+        let words = ["husk", "run", "--rm", "--rm=false", "img"];
+        let Verb::Run(run) = parse(words.iter()).unwrap().verb else { panic!() };
+        assert!(!run.common.rm);
+        assert!(parse(["husk", "run", "--rm=maybe", "img"].iter()).is_err());
     }
 
     #[test]

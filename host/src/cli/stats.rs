@@ -130,7 +130,7 @@ fn binary(bytes: u64) -> String {
 }
 
 /// docker's sizes of traffic: powers of 1000.
-fn decimal(bytes: u64) -> String {
+pub fn decimal(bytes: u64) -> String {
     scaled(bytes, 1000, &["B", "kB", "MB", "GB", "TB", "PB", "EB"])
 }
 

@@ -8,6 +8,9 @@ use super::store::Container;
 use super::{Engine, wrong_phase};
 use crate::guest::{ProcessInfo, Usage};
 
+/// docker's words.
+const SAME_NAME: &str = "renaming a container with the same name as its current name";
+
 impl Engine {
     /// Stops a running container's processes where they are.
     ///
@@ -62,6 +65,9 @@ impl Engine {
     /// [`Error::Invalid`], [`Error::NameInUse`], [`Error::File`].
     pub fn rename(&self, container: &Container, name: &str) -> Result<(), Error> {
         check_name(name)?;
+        if container.config.name == name {
+            return Err(Error::Invalid(SAME_NAME.to_owned()));
+        }
         self.containers.change(&container.config.id, |config, others| {
             if let Some(owner) = others.iter().find(|other| other.name == name) {
                 let id = super::store::short(&owner.id).to_owned();

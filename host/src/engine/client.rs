@@ -135,7 +135,24 @@ impl Session {
                     let exit_code = u8::try_from(exit_code).unwrap_or(EXIT_HUSK);
                     return Err(Error::Monitor { exit_code, message });
                 }
-                Event::Done | Event::Failed { .. } | Event::Usage(_) | Event::Processes(_) => {}
+                Event::Done
+                | Event::Failed { .. }
+                | Event::Usage(_)
+                | Event::Processes(_)
+                | Event::File(_) => {}
+            }
+        }
+    }
+
+    /// Waits for the stream of a copy.
+    pub(super) fn stream(&mut self) -> Result<UnixStream, Error> {
+        loop {
+            if let Event::Streams { .. } = self.event()? {
+                let stream = self.connection.take_fds().pop();
+                return stream.map(UnixStream::from).ok_or_else(|| Error::Control {
+                    name: self.name.clone(),
+                    source: io::Error::new(io::ErrorKind::InvalidData, "no stream was handed over"),
+                });
             }
         }
     }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Process, Resources};
-use crate::guest::{ProcessInfo, Usage};
+use crate::guest::{FileStatus, ProcessInfo, Usage};
 use crate::sys::fd;
 
 /// Longest frame. A command line may have 2 MiB on Linux; the rest is small.
@@ -49,6 +49,23 @@ pub enum Request {
     Usage,
     /// Tell which processes there are.
     Processes,
+    /// Tell what a path leads to.
+    FileStatus {
+        /// Absolute, as the container sees it.
+        path: String,
+    },
+    /// Write files to a stream as tar.
+    CopyOut {
+        /// As above; `/.` at its end stands for what is in the folder.
+        path: String,
+    },
+    /// Extract a tar archive from a stream.
+    CopyIn {
+        /// The folder that it goes to.
+        path: String,
+        /// Owners as in the archive; else root.
+        keep_owner: bool,
+    },
     /// A signal for the process of this connection, or for the container's first one.
     Signal(i32),
     /// The client's window has this size now.
@@ -112,6 +129,8 @@ pub enum Event {
     Usage(Usage),
     /// The processes that there are.
     Processes(Vec<ProcessInfo>),
+    /// What the path leads to.
+    File(Option<FileStatus>),
     /// Not done.
     Failed {
         /// 125 to 127.

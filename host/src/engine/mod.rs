@@ -10,6 +10,7 @@
 mod change;
 pub mod client;
 pub mod control;
+pub mod copy;
 pub mod create;
 pub mod dirs;
 pub mod error;
@@ -167,8 +168,17 @@ impl Engine {
         }
         let mut session = self.connect(container)?;
         session.request(&Request::Stop { timeout_s })?;
-        session.done()?;
-        session.closed();
+        match session.done() {
+            Ok(()) => session.closed(),
+            // Its monitor was killed, and the container with it.
+            Err(Error::MonitorGone(name)) => match self.settle_after_monitor(container)? {
+                Some(container) if container.status.is_live() => {
+                    return Err(Error::MonitorGone(name));
+                }
+                _ => {}
+            },
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 

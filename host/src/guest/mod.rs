@@ -3,8 +3,10 @@
 //! given connected sockets.
 
 mod cgroup;
+mod files;
 
 pub use cgroup::{ProcessInfo, Usage};
+pub use files::FileStatus;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -12,7 +14,9 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use husk_protocols::agent as wire;
-use husk_protocols::agent_ttrpc::{ContainersClient, ProcessesClient, SandboxClient, StdioClient};
+use husk_protocols::agent_ttrpc::{
+    ContainersClient, FilesClient, ProcessesClient, SandboxClient, StdioClient,
+};
 use husk_protocols::error::{ErrorKind, from_ttrpc};
 use husk_protocols::handshake::{Hello, HelloError};
 use husk_protocols::id::{ContainerId, ExecId};
@@ -172,6 +176,7 @@ pub struct Agent {
     containers: ContainersClient,
     processes: ProcessesClient,
     stdio: StdioClient,
+    files: FilesClient,
     deadline: Duration,
 }
 
@@ -195,7 +200,8 @@ impl Agent {
             sandbox: SandboxClient::new(client.clone()),
             containers: ContainersClient::new(client.clone()),
             processes: ProcessesClient::new(client.clone()),
-            stdio: StdioClient::new(client),
+            stdio: StdioClient::new(client.clone()),
+            files: FilesClient::new(client),
             deadline,
         })
     }

@@ -24,6 +24,7 @@ mod tree;
 pub use archive::ArchiveError;
 pub use digest::{Digest, DigestError, ImageId};
 pub use error::ImageError;
+pub(crate) use layer::tar;
 pub use layer::{EntryError, LayerError};
 pub use progress::Progress;
 pub use reference::{Reference, ReferenceError};

@@ -16,9 +16,9 @@ const AT_A_TIME: usize = 8;
 const EXECS: usize = 100;
 /// How far the agent's resident memory may be from what it was.
 const MEMORY_SLACK_BYTES: u64 = 1 << 20;
-/// Threads that had nothing to do end after a while, and so do streams whose other end is gone.
+/// Threads that had nothing to do end after 2 s, and streams whose other end is gone at some time.
 const LOOKS: u32 = 20;
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const LOOK_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Looks at the guest from outside of all containers, through binds of the guest's own files.
 const SCRIPT: &str = "

@@ -77,7 +77,7 @@ fn renamed_container_is_found_by_its_new_name_alone() {
     assert_eq!(bed.exec_sh("new", "echo here").ok().out(), "here");
     bed.husk(&["rename", "new", "taken"]).output().refused_with(125, &["rename new", "in use"]);
     bed.husk(&["rename", "new", "a b"]).output().refused_with(125, &["rename new", "a b"]);
-    bed.husk(&["rename", "new", "new"]).ok();
+    bed.husk(&["rename", "new", "new"]).output().refused_with(125, &["rename new", "same name"]);
     bed.husk(&["stop", "-t", "0", "new"]).ok();
     bed.husk(&["start", "new"]).ok();
 }

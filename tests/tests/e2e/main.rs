@@ -5,6 +5,7 @@
 
 mod attach;
 mod change;
+mod copy;
 mod exec;
 mod failures;
 mod flags_limits;

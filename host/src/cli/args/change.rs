@@ -58,3 +58,22 @@ pub struct Stats {
     #[arg(value_name = "CONTAINER")]
     pub containers: Vec<String>,
 }
+
+#[derive(Debug, Args)]
+#[command(override_usage = "husk cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-
+       husk cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH")]
+pub struct Cp {
+    /// Keep owners and groups
+    #[arg(short, long)]
+    pub archive: bool,
+    /// Follow a symbolic link that is SRC_PATH itself
+    #[arg(short = 'L', long)]
+    pub follow_link: bool,
+    /// Do not say how much was copied
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[arg(value_name = "SRC_PATH")]
+    pub source: std::ffi::OsString,
+    #[arg(value_name = "DEST_PATH")]
+    pub destination: std::ffi::OsString,
+}

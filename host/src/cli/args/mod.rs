@@ -5,7 +5,7 @@ mod limits;
 mod security;
 mod surroundings;
 
-pub use change::{Rename, Restart, Stats, Top, Update};
+pub use change::{Cp, Rename, Restart, Stats, Top, Update};
 pub use limits::{LimitFlags, ProcessLimitFlags};
 pub use security::SecurityFlags;
 pub use surroundings::{FilesystemFlags, NoteFlags, SurroundingsFlags};
@@ -18,7 +18,13 @@ use crate::image::progress::Style;
 
 /// OCI containers, each sandbox in a virtual machine of its own.
 #[derive(Debug, Parser)]
-#[command(name = "husk", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(
+    name = "husk",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    args_override_self = true
+)]
 pub struct Cli {
     /// How errors are written.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
@@ -71,6 +77,8 @@ pub enum Verb {
     Rm(Rm),
     /// List containers
     Ps(Ps),
+    /// Copy files between a running container and the host
+    Cp(Cp),
     /// List the processes of a container
     Top(Top),
     /// Show what containers use

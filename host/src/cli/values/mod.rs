@@ -75,6 +75,15 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// A value of a switch, in all of docker's spellings.
+pub fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    }
+}
+
 /// `--pull`.
 pub fn pull(text: &str) -> Result<String, String> {
     match text {

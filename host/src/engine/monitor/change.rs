@@ -15,7 +15,7 @@ use crate::engine::record::Resources;
 use crate::engine::spec;
 
 /// The sandbox of a container that runs; others are told that it does not.
-async fn running(connection: &Connection, view: &View) -> Option<Arc<Sandbox>> {
+pub async fn running(connection: &Connection, view: &View) -> Option<Arc<Sandbox>> {
     let sandbox = view.sandbox.borrow().clone();
     if sandbox.is_none() {
         let error = io::Error::new(io::ErrorKind::NotConnected, "the container is not running");
@@ -24,10 +24,11 @@ async fn running(connection: &Connection, view: &View) -> Option<Arc<Sandbox>> {
     sandbox
 }
 
-async fn answer(connection: &Connection, outcome: Result<Event, SandboxError>) {
+/// What was asked for, or why not.
+pub async fn answer(connection: &Connection, view: &View, outcome: Result<Event, SandboxError>) {
     match outcome {
         Ok(event) => connection.send(&event, &[]).await,
-        Err(error) => fail(connection, &error).await,
+        Err(error) => fail(connection, &view.explain(error).await).await,
     }
 }
 
@@ -35,7 +36,7 @@ async fn answer(connection: &Connection, outcome: Result<Event, SandboxError>) {
 pub async fn freeze(connection: &Connection, view: &View, pause: bool) {
     let Some(sandbox) = running(connection, view).await else { return };
     let outcome = set_paused(view, &sandbox, pause).await;
-    answer(connection, outcome.map(|()| Event::Done)).await;
+    answer(connection, view, outcome.map(|()| Event::Done)).await;
 }
 
 async fn set_paused(view: &View, sandbox: &Sandbox, pause: bool) -> Result<(), SandboxError> {
@@ -73,7 +74,7 @@ pub async fn update(connection: &Connection, view: &View, resources: &Resources)
     let limits = spec::limits(resources).to_string().into_bytes();
     let outcome = sandbox.agent.update(&sandbox.config.id, limits).await;
     let outcome = outcome.map_err(SandboxError::agent("update the container"));
-    answer(connection, outcome.map(|()| Event::Done)).await;
+    answer(connection, view, outcome.map(|()| Event::Done)).await;
 }
 
 /// What has been used.
@@ -81,7 +82,7 @@ pub async fn usage(connection: &Connection, view: &View) {
     let Some(sandbox) = running(connection, view).await else { return };
     let usage = sandbox.agent.usage(&sandbox.config.id).await;
     let usage = usage.map_err(SandboxError::agent("measure the container"));
-    answer(connection, usage.map(Event::Usage)).await;
+    answer(connection, view, usage.map(Event::Usage)).await;
 }
 
 /// Which processes there are.
@@ -89,7 +90,7 @@ pub async fn processes(connection: &Connection, view: &View) {
     let Some(sandbox) = running(connection, view).await else { return };
     let processes = sandbox.agent.processes(&sandbox.config.id).await;
     let processes = processes.map_err(SandboxError::agent("list the processes"));
-    answer(connection, processes.map(Event::Processes)).await;
+    answer(connection, view, processes.map(Event::Processes)).await;
 }
 
 /// A machine that runs keeps the memory and the CPUs that it was started with.

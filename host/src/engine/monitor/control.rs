@@ -14,12 +14,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::change;
 use super::error::SandboxError;
+use super::files;
 use super::sandbox::Sandbox;
 use super::stdio::Subscriber;
 use crate::engine::control::{Attach, Decoder, Event, Exec, Request, Timings, encode};
 use crate::engine::error::{EXIT_HUSK, chain};
 use crate::guest::ProcessId;
 use crate::sys::fd;
+
+/// How long a container whose guest went silent may take to be over.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How a container's run ended.
 #[derive(Debug, Clone)]
@@ -69,6 +73,15 @@ impl View {
             Ok(sandbox) = sandbox.wait_for(Option::is_some) => sandbox.clone(),
             _ = ending.wait_for(Option::is_some) => None,
         }
+    }
+
+    /// Why something was not done: a connection that broke off did so because the container is over.
+    pub async fn explain(&self, error: SandboxError) -> SandboxError {
+        let over = async { self.ending.clone().wait_for(Option::is_some).await.is_ok() };
+        if error.may_be_the_vms() && tokio::time::timeout(LAST_WORDS, over).await == Ok(true) {
+            return SandboxError::Ended;
+        }
+        error
     }
 
     /// Waits for the end, and tells how it was.
@@ -186,6 +199,10 @@ pub async fn session(mut connection: Connection, view: View) {
         Request::Update(resources) => change::update(&connection, &view, &resources).await,
         Request::Usage => change::usage(&connection, &view).await,
         Request::Processes => change::processes(&connection, &view).await,
+        Request::FileStatus { path } => files::status(&connection, &view, &path).await,
+        Request::CopyOut { .. } | Request::CopyIn { .. } => {
+            files::copy(&connection, &view, &request).await;
+        }
         Request::Start { .. } | Request::Resize { .. } => {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "not the first request");
             fail(&connection, &error).await;
@@ -365,6 +382,7 @@ async fn run_exec(mut connection: Connection, view: &View, exec: Exec) {
     let (process, streams) = match sandbox.exec(&exec).await {
         Ok(started) => started,
         Err(error) => {
+            let error = view.explain(error).await;
             let event = Event::Failed { exit_code: error.exit_code(), message: chain(&error) };
             return connection.send(&event, &[]).await;
         }
@@ -391,7 +409,10 @@ async fn run_exec(mut connection: Connection, view: &View, exec: Exec) {
             error: String::new(),
             timings: Timings::default(),
         },
-        Err(error) => Event::Failed { exit_code: error.exit_code(), message: chain(&error) },
+        Err(error) => {
+            let error = view.explain(error).await;
+            Event::Failed { exit_code: error.exit_code(), message: chain(&error) }
+        }
     };
     connection.send(&event, &[]).await;
 }

@@ -56,6 +56,9 @@ pub enum SandboxError {
     /// State, images, disks.
     #[error(transparent)]
     Engine(#[from] Error),
+    /// It went while something was asked of it.
+    #[error("the container has ended")]
+    Ended,
     /// `stop`, `kill` or a signal came before the container ran.
     #[error("stopped before it ran")]
     Aborted,

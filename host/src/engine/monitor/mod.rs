@@ -14,6 +14,7 @@ mod boot;
 mod change;
 mod control;
 mod error;
+mod files;
 mod life;
 mod sandbox;
 mod setup;

@@ -18,7 +18,7 @@ use crate::engine::output_log;
 use crate::engine::record::Config;
 use crate::engine::spec;
 use crate::engine::store::Container;
-use crate::guest::{Agent, NewContainer};
+use crate::guest::{Agent, AgentError, NewContainer};
 
 /// Sets the container up and lets its process go; the client, if it wants to, is attached before
 /// the first byte is written.
@@ -42,7 +42,11 @@ pub async fn set_up(
         disk_serial: DISK_SERIAL.to_owned(),
         streams: tokens,
     };
-    agent.create(new).await.map_err(SandboxError::agent("create the container"))?;
+    let refused = |mut error: AgentError| {
+        error.message = spec::with_flag(error.message);
+        SandboxError::agent("create the container")(error)
+    };
+    agent.create(new).await.map_err(refused)?;
     tracing::debug!(since_announced = ?announced.elapsed(), "container created");
     let mut prepared = attach.map(|attach| prepare_client(config, attach)).transpose()?;
     let first = prepared.as_mut().and_then(|prepared| prepared.subscriber.take());

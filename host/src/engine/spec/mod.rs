@@ -10,11 +10,13 @@ mod mounts;
 mod process;
 mod resources;
 pub mod seccomp;
+mod words;
 
 pub use files::{SandboxFile, sandbox_files};
 pub use mounts::DEFAULT_SHM_BYTES;
 pub use process::{Privilege, process_spec};
 pub use resources::limits;
+pub use words::with_flag;
 
 use std::collections::BTreeMap;
 

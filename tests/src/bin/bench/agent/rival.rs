@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use husk_tests::agent_bed::{Bed, Container, Stdio, images, process};
 use serde_json::{Value, json};
 
-use super::{TRUE, find_program, refused};
+use super::{TRUE, find_program, refused, unconfined};
 
 /// Serial of the rivals' disk.
 pub const IMAGE: &str = "rivals";
@@ -97,12 +97,15 @@ impl<'a> Arena<'a> {
     /// Starts it, and in it a sleeping container of each rival's.
     pub fn open(bed: &'a Bed) -> Result<Self> {
         let namespaces: Vec<Value> = ["pid", "mount"].map(|kind| json!({"type": kind})).into();
+        let resources = json!({"devices": [{"allow": true, "access": "rwm"}]});
         let container = Container::new(&[])
             .image(IMAGE)
             .with("/process", privileged(&["sleep", "100000"]))
             .with("/hostname", json!(null))
-            .with("/linux", json!({"namespaces": namespaces}))
+            .with("/linux", json!({"namespaces": namespaces, "resources": resources}))
             .with("/mounts", mounts());
+        // What a rival may not do, it cannot do for its containers.
+        let container = unconfined(container);
         bed.block_on(async {
             bed.create(&container, &Stdio::default()).await?;
             bed.start(&container.id).await
