@@ -124,7 +124,7 @@ fn outward(flags: &args::Cp, guest: &Guest, path: &GuestPath, to: &Place) -> Res
         }
         let request = if path.is_content { source.content() } else { source.text().to_owned() };
         return receive(guest.engine.copy_out(&guest.container, &request)?, |stream| {
-            Ok(io::copy(stream, &mut io::stdout().lock()).map(drop).map_err(lost)?)
+            io::copy(stream, &mut io::stdout().lock()).map(drop).map_err(lost)
         });
     };
     let base = path.name().map(OsString::from).filter(|_| !path.is_content);
