@@ -23,6 +23,8 @@ const AGENT: [&[&str]; 7] = [
     &["spec", "failure", "log"],
     &["sys"],
 ];
+/// Files that put the rooms together.
+const ROOTS: [&str; 2] = ["main", "lib"];
 /// Where `unsafe` may stand: files, and folders with a slash at the end.
 const UNSAFE: [&str; 5] = [
     "host/src/sys/",
@@ -110,13 +112,18 @@ fn level(rooms: &[&[&str]], room: &str) -> Option<usize> {
     rooms.iter().position(|level| level.contains(&room))
 }
 
+/// The file or folder right below `folder` that a source belongs to.
+fn room_of(folder: &str, path: &str) -> String {
+    let inner = path.strip_prefix(folder).unwrap().trim_start_matches('/');
+    inner.split('/').next().unwrap().trim_end_matches(".rs").to_owned()
+}
+
 /// Lines that break the order of `rooms` below `folder`.
 fn offences(folder: &str, rooms: &[&[&str]], sources: &[(String, String)]) -> Vec<String> {
     let mut lines = Vec::new();
     for (path, text) in sources {
-        let inner = path.strip_prefix(folder).unwrap().trim_start_matches('/');
-        let room = inner.split('/').next().unwrap().trim_end_matches(".rs");
-        let Some(own) = level(rooms, room) else { continue };
+        let room = room_of(folder, path);
+        let Some(own) = level(rooms, &room) else { continue };
         for used in rooms_used(text) {
             if used != room && level(rooms, &used).is_some_and(|other| other <= own) {
                 lines.push(format!("{path} uses crate::{used}"));
@@ -137,6 +144,12 @@ fn rooms_use_only_what_is_below_them() {
             };
             assert!(sources.iter().any(here), "{folder} has no room {room}");
         }
+        let unknown: Vec<String> = sources
+            .iter()
+            .map(|(path, _)| room_of(folder, path))
+            .filter(|room| !ROOTS.contains(&room.as_str()) && level(rooms, room).is_none())
+            .collect();
+        assert!(unknown.is_empty(), "{folder}: rooms without a place in the order: {unknown:?}");
         let offences = offences(folder, rooms, &sources);
         assert!(offences.is_empty(), "{}", offences.join("\n"));
     }

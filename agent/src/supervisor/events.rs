@@ -205,7 +205,7 @@ mod tests {
     fn names_are_those_of_their_event() {
         let mut events = Events::default();
         let name = |i: usize| format!("{}{i}", "n".repeat(i % 100));
-        let exec = |i: usize| (i % 3 == 0).then(|| format!("{i}").parse().unwrap());
+        let exec = |i: usize| i.is_multiple_of(3).then(|| format!("{i}").parse().unwrap());
         for i in 0..CAPACITY * 2 + 7 {
             events.push(name(i).parse().unwrap(), exec(i), Happening::Created);
         }

@@ -341,6 +341,26 @@ fn container_can_be_killed_and_deleted_while_its_poststart_hook_hangs() {
 }
 
 #[test]
+fn id_is_free_again_when_a_container_with_a_hanging_hook_is_deleted() {
+    let bed = bed_or_skip!();
+    let container = Container::new(&["true"]);
+    let hooks = json!({"poststart": [endless(bed, &container.id)]});
+    let container = with_hooks(container, hooks);
+    bed.block_on(async {
+        for _ in 0..5 {
+            bed.create(&container, &Default::default()).await.unwrap();
+            let start = bed.start(&container.id);
+            let ended = async {
+                bed.wait(&container.id, "").await.unwrap();
+                bed.delete(&container.id).await.unwrap();
+            };
+            let (started, ()) = tokio::join!(start, ended);
+            assert!(started.is_err(), "its hook has run to its end");
+        }
+    });
+}
+
+#[test]
 fn container_can_be_killed_while_its_start_container_hook_hangs() {
     let bed = bed_or_skip!();
     let hook = inner_hook("while true; do sleep 0.1; done");

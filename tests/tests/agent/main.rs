@@ -54,6 +54,7 @@ use std::{
 };
 
 use husk_tests::agent_bed::{Answer, Bed, Container, Ended, Refusal};
+use serde_json::Value;
 
 /// The VM that all cases of this process share.
 fn bed() -> Option<&'static Bed> {
@@ -114,4 +115,20 @@ async fn said(bed: &Bed, id: &str, script: &str) -> String {
     let ended = bed.run_exec(id, &process).await.unwrap();
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
     ended.stdout
+}
+
+/// Runs processes in a container that runs meanwhile.
+fn execs(bed: &Bed, container: &Container, processes: &[Value]) -> Vec<Answer<Ended>> {
+    bed.block_on(async {
+        bed.create(container, &Default::default()).await.unwrap();
+        bed.start(&container.id).await.unwrap();
+        let mut ended = Vec::new();
+        for process in processes {
+            ended.push(bed.run_exec(&container.id, process).await);
+        }
+        bed.signal(&container.id, "", 9, false).await.unwrap();
+        bed.wait(&container.id, "").await.unwrap();
+        bed.delete(&container.id).await.unwrap();
+        ended
+    })
 }

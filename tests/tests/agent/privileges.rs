@@ -2,29 +2,13 @@
 //! terminals; and what an exec has from its container.
 
 use husk_protocols::error::ErrorKind;
-use husk_tests::agent_bed::{Answer, Bed, Container, Ended, Stdio, process};
+use husk_tests::agent_bed::{Bed, Container, process};
 use serde_json::{Value, json};
 
-use crate::{bed_or_skip, output, refusal};
+use crate::{bed_or_skip, execs, output, refusal};
 
 fn scheduling() -> Container {
     Container::new(&["probe", "scheduling"])
-}
-
-/// Runs processes in a container that runs meanwhile.
-fn execs(bed: &Bed, container: &Container, processes: &[Value]) -> Vec<Answer<Ended>> {
-    bed.block_on(async {
-        bed.create(container, &Stdio::default()).await.unwrap();
-        bed.start(&container.id).await.unwrap();
-        let mut ended = Vec::new();
-        for process in processes {
-            ended.push(bed.run_exec(&container.id, process).await);
-        }
-        bed.signal(&container.id, "", 9, false).await.unwrap();
-        bed.wait(&container.id, "").await.unwrap();
-        bed.delete(&container.id).await.unwrap();
-        ended
-    })
 }
 
 /// What one process says in such a container.

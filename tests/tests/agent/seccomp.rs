@@ -5,7 +5,7 @@ use husk_tests::agent_bed::{Bed, Container, Stdio, process};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
-use crate::{bed_or_skip, output, refusal};
+use crate::{bed_or_skip, execs, output, refusal};
 
 /// A container that makes system calls under these rules; all that they do not name is allowed.
 fn calls(calls: &str, syscalls: Value) -> Container {
@@ -341,19 +341,8 @@ fn caps() -> Vec<String> {
 
 /// What each process prints, in a container that runs meanwhile.
 fn in_running(bed: &Bed, container: &Container, processes: &[Value]) -> Vec<String> {
-    bed.block_on(async {
-        bed.create(container, &Stdio::default()).await.unwrap();
-        bed.start(&container.id).await.unwrap();
-        let mut said = Vec::new();
-        for process in processes {
-            let ended = bed.run_exec(&container.id, process).await.unwrap();
-            said.push(ended.stdout + &ended.stderr);
-        }
-        bed.signal(&container.id, "", 9, false).await.unwrap();
-        bed.wait(&container.id, "").await.unwrap();
-        bed.delete(&container.id).await.unwrap();
-        said
-    })
+    let ended = execs(bed, container, processes).into_iter().map(Result::unwrap);
+    ended.map(|ended| ended.stdout + &ended.stderr).collect()
 }
 
 /// A container whose getppid and getuid are decided about at a socket in the guest's folder.
