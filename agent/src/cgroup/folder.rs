@@ -16,7 +16,7 @@ use nix::{
 
 use super::{
     CgroupError, CgroupPlan, DEFAULT_PARENT, MAX_DEPTH, ROOT, block::WeightFile, devices::Filter,
-    limit_depth, make_parent, operation, resources::Limits, settings, stats, update::Update,
+    limit_branch, make_parent, operation, resources::Limits, settings, stats, update::Update,
     watch::Watched,
 };
 use crate::sys;
@@ -64,7 +64,7 @@ impl Cgroup {
 
     fn fill(path: &Path, plan: &CgroupPlan) -> Result<Self, CgroupError> {
         match path.parent() {
-            Some(parent) if parent == Path::new(ROOT) => limit_depth(path)?,
+            Some(parent) if parent == Path::new(ROOT) => limit_branch(path)?,
             Some(parent) if parent == Path::new(ROOT).join(DEFAULT_PARENT) => {}
             // Below another container's, maybe.
             _ if is_said(path, "frozen 1") => return Err(CgroupError::Frozen(plan.path.clone())),

@@ -36,6 +36,10 @@ const ROOT: &str = "/sys/fs/cgroup";
 const DEFAULT_PARENT: &str = "husk";
 /// Deepest folder that is looked at below a container's own. The container can make more.
 const MAX_DEPTH: usize = 64;
+/// As many tasks as the guest can have, the kernel's own too: Documentation/admin-guide/sysctl/kernel.rst.
+const THREADS_MAX: &str = "/proc/sys/kernel/threads-max";
+/// For the agent, its second stages and the kernel.
+const RESERVED_TASKS: u64 = 512;
 
 /// Why a call on a cgroup failed.
 #[derive(Debug, thiserror::Error)]
@@ -209,10 +213,16 @@ pub fn set_up_root() -> Result<(), CgroupError> {
     make_parent(&root.join(DEFAULT_PARENT))
 }
 
-/// A container that may write to its cgroups nests them no deeper than they can be removed.
-fn limit_depth(folder: &Path) -> Result<(), CgroupError> {
+/// What no container can take, on a child of the root: a container that may write to its cgroups nests
+/// them no deeper than they can be removed, and leaves the agent some processes to start.
+fn limit_branch(folder: &Path) -> Result<(), CgroupError> {
     fs::write(folder.join("cgroup.max.depth"), MAX_DEPTH.to_string())
-        .map_err(operation("limit the depth of", folder))
+        .map_err(operation("limit the depth of", folder))?;
+    let all = fs::read_to_string(THREADS_MAX).map_err(operation("count the tasks for", folder))?;
+    let all: u64 = all.trim().parse().unwrap_or(u64::MAX);
+    let most = all.saturating_sub(RESERVED_TASKS).max(all / 2);
+    fs::write(folder.join("pids.max"), most.to_string())
+        .map_err(operation("limit the tasks of", folder))
 }
 
 fn operation(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
@@ -233,7 +243,7 @@ fn make_parent(folder: &Path) -> Result<(), CgroupError> {
     match fs::create_dir(folder) {
         Ok(()) => {
             if folder.parent() == Some(Path::new(ROOT)) {
-                limit_depth(folder)?;
+                limit_branch(folder)?;
             }
             enable_controllers(folder)
         }

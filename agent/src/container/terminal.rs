@@ -9,7 +9,7 @@ use nix::{
     fcntl::{OFlag, open},
     sys::{
         stat::{Mode, fstat, major, minor},
-        statfs::DEVPTS_SUPER_MAGIC,
+        statfs::{DEVPTS_SUPER_MAGIC, PROC_SUPER_MAGIC},
     },
     unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid},
 };
@@ -74,10 +74,14 @@ impl Terminal {
     /// Shows it as /dev/console.
     ///
     /// # Errors
-    /// [`StageError`].
+    /// [`StageError`], also when the image has a link there that leads into /proc.
     pub fn bind_console(&self, root: &Root<'_>) -> Result<(), StageError> {
         let place =
             root.make_file(Path::new(CONSOLE)).map_err(StageError::path("make", CONSOLE))?;
+        if is_on(&place, PROC_SUPER_MAGIC).map_err(StageError::path("stat", CONSOLE))? {
+            let reason = "/dev/console of the image leads into /proc";
+            return Err(StageError::Refused { field: "process.terminal".to_owned(), reason });
+        }
         sys::mount::clone_tree(self.slave.as_fd(), Depth::One)
             .and_then(|mount| sys::mount::attach(mount.as_fd(), place.as_fd()))
             .map_err(StageError::path("bind", CONSOLE))

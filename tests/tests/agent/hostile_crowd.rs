@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 
 use husk_tests::agent_bed::{Bed, Container, process};
 
-use crate::{output, removed};
+use crate::output;
 
 /// Longer than threads of the agent's wait for something to do.
 const LULL: Duration = Duration::from_secs(15);
@@ -37,7 +37,7 @@ fn container_that_takes_all_processes_is_deleted_all_the_same() {
         bed.info().await.unwrap();
         // It has no room; what matters is the answer.
         let _ = bed.run_exec(&container.id, &process(&["true"])).await;
-        removed(&bed, &container.id).await;
+        bed.remove(&container.id).await.unwrap();
         drop(stdio);
     });
     well(&bed);

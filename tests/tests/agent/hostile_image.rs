@@ -5,7 +5,7 @@ use husk_protocols::error::ErrorKind;
 use husk_tests::agent_bed::{Bed, Container, DISK, Stdio, process};
 use serde_json::json;
 
-use crate::{bed_or_skip, output, refusal, removed};
+use crate::{bed_or_skip, output, refusal};
 
 /// Leaves the disk as it was found.
 struct Clean<'a>(&'a Bed);
@@ -144,39 +144,51 @@ fn interpreter_that_is_the_stage_itself_gives_nothing_of_the_agent() {
             if bed.start(&container.id).await.is_ok() {
                 let _ = bed.run_exec(&container.id, &process(&["sh", "-c", attack])).await;
             }
-            removed(bed, &container.id).await;
+            bed.remove(&container.id).await.unwrap();
         });
         assert_eq!(output(bed, &Container::sh("echo well")), "well\n", "{program}");
     }
+}
+
+/// A container whose /dev is the image's own: nothing is mounted over it.
+fn with_the_images_dev(container: Container) -> Container {
+    container
+        .with("/mounts", json!([{"destination": "/proc", "type": "proc", "source": "proc"}]))
+        .with("/linux/readonlyPaths", json!([]))
 }
 
 #[test]
 fn null_device_of_the_image_masks_nothing() {
     let bed = bed_or_skip!();
     let _turn = crate::turn_at_the_disk();
-    // CVE-2025-31133: without a /dev of its own the container has the image's.
-    let make = "umount /dev/mqueue /dev/shm /dev/pts 2>/dev/null; \
-                mkdir -p /host/dev; ln -s /masked/folder/inside /host/dev/null";
-    let _root = with_root(bed, make);
-    let bare =
-        on_disk("cat /masked/file; readlink /host/dev/null; [ -c /dev/null ] && echo device")
-            .with("/mounts", json!([{"destination": "/proc", "type": "proc", "source": "proc"}]))
-            .with("/linux/maskedPaths", json!(["/masked/file"]));
-    assert_eq!(output(bed, &bare), "/masked/folder/inside\ndevice\n");
+    let _clean = Clean(bed);
+    // CVE-2025-31133: what masks is bound from the guest, never from the container.
+    let make = "rm -f /dev/null; ln -s /masked/folder/inside /dev/null; readlink /dev/null";
+    let said = output(bed, &with_the_images_dev(on_disk(make)));
+    assert_eq!(said, "/masked/folder/inside\n");
+    let masked = with_the_images_dev(on_disk("cat /masked/file; [ -c /dev/null ] && echo device"))
+        .with("/linux/maskedPaths", json!(["/masked/file"]));
+    assert_eq!(output(bed, &masked), "device\n");
 }
 
 #[test]
-fn console_of_the_image_that_is_a_link_lands_inside() {
+fn console_of_the_image_that_is_a_link_lands_inside_and_not_on_proc() {
     let bed = bed_or_skip!();
     let _turn = crate::turn_at_the_disk();
-    // CVE-2025-52565. The nodes are the image's own files here: there is no tmpfs over them.
-    let _root = with_root(bed, "mkdir -p /far; : > /far/file; ln -s /far/file /console");
-    let container = on_disk("ls -l /far/file | cut -c1; tty; cat /masked/file")
-        .terminal()
-        .with("/linux/maskedPaths", json!(["/masked/file", "/proc/keys"]));
-    let ended = bed.run(&container).unwrap();
-    assert_eq!(ended.code, 0, "{ended:?}");
-    assert!(ended.stdout.contains("/dev/pts/0"), "{ended:?}");
+    let _clean = Clean(bed);
+    // CVE-2025-52565: what is bound is the terminal by its descriptor, wherever the link leads.
+    let make = "mkdir -p /far; : > /far/file; rm -f /dev/console; ln -s /far/file /dev/console";
+    output(bed, &with_the_images_dev(on_disk(make)));
+    let pts = json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                     "options": ["newinstance", "ptmxmode=0666"]});
+    let terminal =
+        |script: &str| with_the_images_dev(on_disk(script)).mount(pts.clone()).terminal();
+    let ended = bed.run(&terminal("tty; ls -l /far/file | cut -c1")).unwrap();
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "/dev/pts/0\r\nc\r\n"), "{ended:?}");
+    let make = "rm /dev/console; ln -s /proc/sysrq-trigger /dev/console";
+    output(bed, &with_the_images_dev(on_disk(make)));
+    let refused = refusal(bed.run(&terminal("true")));
+    assert!(refused.message.contains("/proc"), "{refused:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use husk_tests::agent_bed::{Bed, Container, Stdio, process};
 use serde_json::{Value, json};
 
-use crate::{bed_or_skip, output, removed, said, started};
+use crate::{bed_or_skip, output, said};
 
 /// All that a program without a user namespace can have.
 fn privileged(container: Container) -> Container {
@@ -124,8 +124,8 @@ fn second_stage_that_is_stopped_from_inside_delays_neither_deletion_nor_others()
         let work = async {
             for _ in 0..3 {
                 let other = Container::sh("echo other");
-                let id = started(bed, &other).await;
-                removed(bed, &id).await;
+                let id = bed.launch(&other).await.unwrap();
+                bed.remove(&id).await.unwrap();
             }
             bed.down(&sniper).await;
         };
