@@ -128,8 +128,8 @@ impl Streams {
     }
 }
 
-/// Whether it is the host that has connected. A process of the guest can too, over the loopback device;
-/// a token of its choice would bring it another container's streams.
+/// Whether it is the host that has connected. Where the kernel has CONFIG_VSOCKETS_LOOPBACK, a process of
+/// the guest can too: a token of its choice would bring it another container's streams.
 #[must_use]
 pub fn is_host(peer: VsockAddr) -> bool {
     peer.cid() == HOST_CID
