@@ -15,7 +15,7 @@ use tokio_vsock::{VsockListener, VsockStream};
 use crate::{
     failure,
     guest::Follower,
-    stdio::{Streams, Tokens},
+    stdio::{Streams, Tokens, is_host},
     supervisor::{ExecOrder, Supervisor, SupervisorError},
 };
 
@@ -50,11 +50,12 @@ pub fn serve(listener: VsockListener, supervisor: Supervisor, streams: Streams) 
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) if is_host(peer) => {
                     let session =
                         Session { supervisor: supervisor.clone(), streams: streams.clone() };
                     tokio::spawn(session.run(stream));
                 }
+                Ok(_) => {}
                 Err(_) => sleep(ACCEPT_PAUSE).await,
             }
         }

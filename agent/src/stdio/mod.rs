@@ -24,7 +24,7 @@ use tokio_vsock::VsockStream;
 
 pub use channel::Channel;
 use pump::Ended;
-pub use streams::{Claimed, StreamError, Streams, Tokens};
+pub use streams::{Claimed, StreamError, Streams, Tokens, is_host};
 
 /// The process's own ends.
 #[derive(Debug)]

@@ -3,13 +3,16 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use husk_protocols::stream::{CLAIM_DEADLINE, StreamToken};
+use husk_protocols::{
+    port::HOST_CID,
+    stream::{CLAIM_DEADLINE, StreamToken},
+};
 use tokio::{
     io::AsyncReadExt,
     sync::{mpsc, oneshot},
     time::timeout,
 };
-use tokio_vsock::{VsockListener, VsockStream};
+use tokio_vsock::{VsockAddr, VsockListener, VsockStream};
 
 /// Streams that wait to be named; beyond it new ones are closed.
 const MAX_WAITING: usize = 1024;
@@ -125,12 +128,20 @@ impl Streams {
     }
 }
 
+/// Whether it is the host that has connected. Where the kernel has CONFIG_VSOCKETS_LOOPBACK, a process of
+/// the guest can too: a token of its choice would bring it another container's streams.
+#[must_use]
+pub fn is_host(peer: VsockAddr) -> bool {
+    peer.cid() == HOST_CID
+}
+
 async fn accept(listener: VsockListener, mailbox: mpsc::Sender<Message>) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) if is_host(peer) => {
                 tokio::spawn(introduce(stream, mailbox.clone()));
             }
+            Ok(_) => {}
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }

@@ -131,6 +131,12 @@ impl Container {
         Self { upper: Upper::DiskSerial(serial.to_owned()), ..self }
     }
 
+    /// With a writable layer of so many bytes of memory.
+    #[must_use]
+    pub fn tmpfs(self, bytes: u64) -> Self {
+        Self { upper: Upper::TmpfsBytes(bytes), ..self }
+    }
+
     /// With a terminal.
     #[must_use]
     pub fn terminal(self) -> Self {

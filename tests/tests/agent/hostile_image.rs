@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::{bed_or_skip, output, refusal};
 
 /// Leaves the disk as it was found.
-struct Clean<'a>(&'a Bed);
+pub struct Clean<'a>(pub &'a Bed);
 
 impl Drop for Clean<'_> {
     fn drop(&mut self) {

@@ -23,6 +23,7 @@ mod hook_failures;
 mod hooks;
 mod hostile;
 mod hostile_crowd;
+mod hostile_guest;
 mod hostile_image;
 mod hostile_process;
 mod life;

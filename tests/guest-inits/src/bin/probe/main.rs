@@ -3,6 +3,7 @@
 
 mod calls;
 mod clocks;
+mod hostile;
 mod ipc;
 mod limits;
 mod notify;
@@ -21,11 +22,14 @@ fn main() -> ExitCode {
         "call" => calls::make(args),
         "call32" => calls::make_32(args),
         "clock" => clocks::show(args),
+        "exchange" => hostile::exchange(args),
+        "key" => hostile::key(args),
         "limit" => limits::show(args),
         "notify" => notify::decide(args),
         "scheduling" => scheduling::show(args),
         "shm" => ipc::shared_memory(args),
         "tcp" => ipc::tcp(args),
+        "vsock" => hostile::vsock(args),
         _ => Err(format!("{subject}: no such subject")),
     };
     match result {
