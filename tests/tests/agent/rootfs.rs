@@ -58,11 +58,11 @@ fn read_only_root_refuses_every_kind_of_change() {
     let bed = bed_or_skip!();
     let script = "for c in 'touch /etc/x' 'mkdir /x' 'rm /etc/passwd' 'ln -s a /l' \
                   'chmod 700 /etc' 'mv /etc/passwd /p'; do $c 2>/dev/null && echo $c; done; \
-                  grep ' / / ' /proc/self/mountinfo | cut -d' ' -f6 | cut -d, -f1; touch /work/x; pwd";
+                  grep ' / / ' /proc/self/mountinfo | cut -d' ' -f6 | cut -d, -f1; touch /made/x; pwd";
     let container = Container::sh(script)
         .with("/root/readonly", json!(true))
         .with("/process/cwd", json!("/made/cwd"))
-        .mount(json!({"destination": "/work", "type": "tmpfs"}));
+        .mount(json!({"destination": "/made", "type": "tmpfs"}));
     assert_eq!(output(bed, &container), "ro\n/made/cwd\n");
 }
 
