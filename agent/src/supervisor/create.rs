@@ -3,7 +3,6 @@
 use std::{os::fd::OwnedFd, sync::Arc};
 
 use husk_protocols::id::ContainerId;
-use nix::unistd::Pid;
 
 use super::{
     CreateOrder, Result, SupervisorError,
@@ -167,12 +166,11 @@ impl Job {
 }
 
 /// Ends a process that was being set up, and waits for its end.
-pub async fn kill(spawned: Spawned) -> Pid {
+pub async fn kill(spawned: Spawned) {
     use std::os::fd::AsFd;
     // One that has ended already needs no signal.
     let _ = sys::process::send_signal(spawned.pidfd.as_fd(), libc::SIGKILL);
     let _ = spawned.exit.await;
-    spawned.pid
 }
 
 /// Gives the word, and waits for the exec.

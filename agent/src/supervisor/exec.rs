@@ -45,7 +45,7 @@ pub async fn exec(order: ExecOrder, target: Target, desk: Desk) -> Result<Proces
             Ok(Process::watch(spawned, pumps, controls, cgroup, rule))
         }
         Err(error) => {
-            end(spawned).await;
+            kill(spawned).await;
             Err(error)
         }
     }
@@ -66,8 +66,4 @@ async fn enter(
     }
     stage.executed().await?;
     Ok(pumps)
-}
-
-async fn end(spawned: Spawned) {
-    let _ = kill(spawned).await;
 }

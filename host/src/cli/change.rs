@@ -30,7 +30,7 @@ pub fn unpause(flags: &args::Containers) -> Result<u8, Failure> {
 }
 
 /// `husk restart`. One that does not run is started.
-pub fn restart(flags: &args::Restart) -> Result<u8, Failure> {
+pub fn restart(flags: &args::Stop) -> Result<u8, Failure> {
     let engine = Engine::open()?;
     for_each("restart", &flags.containers.containers, |name| {
         let container = engine.find(name)?;

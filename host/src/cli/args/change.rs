@@ -14,22 +14,6 @@ pub struct Update {
 }
 
 #[derive(Debug, Args)]
-pub struct Restart {
-    /// Seconds between the stop signal and SIGKILL; -1 waits for ever [default: the container's
-    /// own, or 10]
-    #[arg(
-        short,
-        long = "time",
-        alias = "timeout",
-        value_name = "SECONDS",
-        allow_negative_numbers = true
-    )]
-    pub time: Option<i64>,
-    #[command(flatten)]
-    pub containers: Containers,
-}
-
-#[derive(Debug, Args)]
 pub struct Rename {
     pub container: String,
     #[arg(value_name = "NEW_NAME")]

@@ -5,7 +5,7 @@ mod limits;
 mod security;
 mod surroundings;
 
-pub use change::{Cp, Rename, Restart, Stats, Top, Update};
+pub use change::{Cp, Rename, Stats, Top, Update};
 pub use limits::{LimitFlags, ProcessLimitFlags};
 pub use security::SecurityFlags;
 pub use surroundings::{FilesystemFlags, NoteFlags, SurroundingsFlags};
@@ -60,7 +60,7 @@ pub enum Verb {
     /// Stop containers: the stop signal, then SIGKILL
     Stop(Stop),
     /// Stop containers and start them again
-    Restart(Restart),
+    Restart(Stop),
     /// Send a signal to containers
     Kill(Kill),
     /// Freeze every process of containers
@@ -279,6 +279,7 @@ pub struct Exec {
     pub words: Vec<String>,
 }
 
+/// For `stop` and `restart`.
 #[derive(Debug, Args)]
 pub struct Stop {
     /// Seconds between the stop signal and SIGKILL; -1 waits for ever [default: the container's
