@@ -1,11 +1,13 @@
 //! The two queues of the device, as plain functions over guest memory. No descriptor and no
 //! thread: any transport may call them, as may a test or a fuzzer.
 
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use virtio_queue::{DescriptorChain, Queue};
 use vm_memory::GuestMemoryMmap;
 
 use super::muxer::Muxer;
 use super::packet::{HEADER_LEN, Header, MAX_PAYLOAD_LEN};
+use crate::virtio::queue;
+use crate::virtio::{Outcome, QueueError, Served};
 
 /// Index of the queue of packets for the guest. virtio 1.2 §5.10.2.
 pub const RX_QUEUE: usize = 0;
@@ -13,23 +15,6 @@ pub const RX_QUEUE: usize = 0;
 pub const TX_QUEUE: usize = 1;
 /// Descriptors of one packet; a driver of Linux uses 2, or 1 and a page each with zero copy.
 const MAX_CHAIN_LEN: usize = 64;
-
-/// The guest's queue makes no sense; it is not to be touched again until it is set up anew.
-#[derive(Debug, thiserror::Error)]
-pub enum QueueError {
-    /// A ring says what it cannot say, or lies outside of memory.
-    #[error("use the guest's queue")]
-    Ring(#[from] virtio_queue::Error),
-}
-
-/// What a pass over a queue did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// Buffers were used: other work may be possible now.
-    pub progress: bool,
-    /// The guest wants an interrupt for it.
-    pub notify: bool,
-}
 
 /// Takes packets of the guest until there is none, the muxer can take none, or a full queue of
 /// them was taken.
@@ -41,9 +26,15 @@ pub fn process_tx(
     memory: &GuestMemoryMmap,
     queue: &mut Queue,
 ) -> Result<Outcome, QueueError> {
-    process(queue, memory, Muxer::can_receive, muxer, |muxer, chain| {
-        receive_packet(muxer, memory, chain);
-        Some(0)
+    if !muxer.can_receive() {
+        return Ok(Outcome::default());
+    }
+    queue::pass(queue, memory, |chain| {
+        if !muxer.can_receive() {
+            return Served::Left;
+        }
+        receive_packet(muxer, memory, &chain);
+        Served::Used(0)
     })
 }
 
@@ -57,43 +48,15 @@ pub fn process_rx(
     memory: &GuestMemoryMmap,
     queue: &mut Queue,
 ) -> Result<Outcome, QueueError> {
-    process(queue, memory, Muxer::has_output, muxer, |muxer, chain| {
-        send_packet(muxer, memory, chain)
+    if !muxer.has_output() {
+        return Ok(Outcome::default());
+    }
+    queue::pass(queue, memory, |chain| {
+        if !muxer.has_output() {
+            return Served::Left;
+        }
+        send_packet(muxer, memory, &chain).map_or(Served::Left, Served::Used)
     })
-}
-
-/// One pass over a queue: `serve` gets chain after chain while `wanted`, and returns the bytes
-/// written to it, or `None` to leave the chain in the queue and stop.
-fn process(
-    queue: &mut Queue,
-    memory: &GuestMemoryMmap,
-    wanted: impl Fn(&Muxer) -> bool,
-    muxer: &mut Muxer,
-    mut serve: impl FnMut(&mut Muxer, &DescriptorChain<&GuestMemoryMmap>) -> Option<u32>,
-) -> Result<Outcome, QueueError> {
-    let mut outcome = Outcome::default();
-    let mut budget = queue.size();
-    while budget > 0 && wanted(muxer) {
-        let Some(chain) = queue.iter(memory)?.next() else {
-            // Ask for a kick, then look again: the guest may have added before it saw us ask.
-            if queue.enable_notification(memory)? {
-                budget -= 1;
-                continue;
-            }
-            break;
-        };
-        let Some(used_len) = serve(muxer, &chain) else {
-            queue.go_to_previous_position();
-            break;
-        };
-        queue.add_used(memory, chain.head_index(), used_len)?;
-        outcome.progress = true;
-        budget -= 1;
-    }
-    if outcome.progress {
-        outcome.notify = queue.needs_notification(memory)?;
-    }
-    Ok(outcome)
 }
 
 fn is_too_long(chain: &DescriptorChain<&GuestMemoryMmap>) -> bool {

@@ -3,10 +3,11 @@
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::device::{self, Outcome, QueueError};
+use super::device::{self};
 use super::muxer::Muxer;
 use super::packet::{HEADER_LEN, Header, Op, TYPE_STREAM};
 use super::{Config, Limits};
+use crate::virtio::{Outcome, QueueError};
 
 pub const MEMORY_BYTES: usize = 4 << 20;
 pub const QUEUE_SIZE: u16 = 16;

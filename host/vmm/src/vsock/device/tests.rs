@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
+use virtio_queue::QueueT;
+
 use super::*;
 use crate::vsock::connection::Connection;
 use crate::vsock::muxer::ConnectionId;

@@ -1,0 +1,21 @@
+//! Virtio, virtio 1.2: what all devices share, and the devices.
+//!
+//! ```text
+//! Offered --DRIVER_OK: queues are frozen and moved into the device--> Active --reset--> Offered
+//!                                                          '-- rings that lie --> Broken --reset--> Offered
+//! ```
+//!
+//! - [`device`]: what a transport needs of a device;
+//! - [`interrupt`]: how a device tells the guest;
+//! - [`queue`]: one pass over a queue, for every core.
+//!
+//! A device's folder has `core`, plain functions over memory and a queue, and beside it what holds
+//! descriptors.
+
+pub mod device;
+pub mod interrupt;
+pub mod queue;
+
+pub use device::{ActivateError, Activation, Counters, Device, Kind};
+pub use interrupt::Interrupt;
+pub use queue::{Outcome, QueueError, Served};
