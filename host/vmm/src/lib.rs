@@ -12,6 +12,8 @@
 
 pub mod bus;
 pub mod layout;
+pub mod legacy;
+pub mod machine;
 pub mod probe;
 pub mod vhost_user;
 pub mod virtio;
