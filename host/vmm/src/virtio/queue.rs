@@ -1,9 +1,14 @@
 //! Queues: how the driver sets one up, and one pass over it, the same for every device core: chain
 //! after chain, bounded, with the guest's wish for interrupts honoured. No descriptor and no thread.
+//!
+//! [`request`] is how a device gets at what a chain says.
+
+pub mod request;
 
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
+pub use self::request::{ChainError, Limits, Reader, Request, Writer};
 use crate::Memory;
 
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT`, virtio 1.2 §2.7.6.
@@ -177,3 +182,6 @@ pub fn wants_interrupt(queue: &mut Queue, memory: &Memory) -> Result<bool, Queue
     let flags = flags.map_err(virtio_queue::Error::GuestMemory)?;
     Ok(u16::from_le(flags) & AVAIL_NO_INTERRUPT == 0)
 }
+
+#[cfg(test)]
+mod tests;
