@@ -13,6 +13,7 @@
 
 pub mod boot;
 pub mod bus;
+pub mod event_loop;
 pub mod layout;
 pub mod memory;
 pub mod probe;
