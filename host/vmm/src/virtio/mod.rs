@@ -12,6 +12,7 @@
 //! A device's folder has `core`, plain functions over memory and a queue, and beside it what holds
 //! descriptors.
 
+pub mod blk;
 pub mod device;
 pub mod interrupt;
 pub mod queue;
