@@ -11,6 +11,7 @@
 //! the descriptors and call it. Knows no OCI, no images and no agent.
 
 pub mod bus;
+pub mod jail;
 pub mod layout;
 pub mod probe;
 pub mod vhost_user;
