@@ -4,6 +4,7 @@
 //! process -> {jail, control, machine} -> {boot, bus, virtio::mmio, legacy} -> memory -> layout
 //! virtio::{blk, net, ...} -> virtio::{queue, device}
 //! vhost_user -> vsock
+//! virtio::{blk, net} -> rate_limit
 //! probe -> KVM
 //! ```
 //!
@@ -14,6 +15,7 @@ pub mod bus;
 pub mod jail;
 pub mod layout;
 pub mod probe;
+pub mod rate_limit;
 pub mod vhost_user;
 pub mod virtio;
 pub mod vsock;
