@@ -14,6 +14,7 @@
 pub mod boot;
 pub mod bus;
 pub mod event_loop;
+pub mod jail;
 pub mod layout;
 pub mod memory;
 pub mod probe;
