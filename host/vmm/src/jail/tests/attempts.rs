@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -13,9 +14,9 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::{getpid, getppid};
 use seccompiler::SeccompAction;
 
-use super::super::{filter, filter::Role, landlock, namespaces, privileges};
+use super::super::{enter, filter, filter::Role, landlock, namespaces, privileges};
 use super::sys::{End, page, spawn, syscall, wait};
-use super::{Who, everybody};
+use super::{Who, everybody, forbid_namespaces};
 
 /// What is on the host that a VMM might reach for.
 struct Host {
@@ -28,7 +29,8 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let name = format!("husk-jail-{}-{:?}", getpid(), std::thread::current().id());
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("husk-jail-{}-{}", getpid(), NEXT.fetch_add(1, Ordering::Relaxed));
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         Self {
             tcp: TcpListener::bind("127.0.0.1:0").unwrap(),
@@ -206,6 +208,20 @@ fn filtered_thread_that_tries_to_leave_is_killed() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn filter_refuses_on_a_host_that_forbids_namespaces() {
+    let host = Host::new();
+    for attempt in REFUSED_TWICE.iter().chain(REFUSED_BY_FILTER) {
+        let prepare = || {
+            forbid_namespaces();
+            enter(&keep(&host)).unwrap();
+            filter::install(Role::Main).unwrap();
+        };
+        let end = refusal(&host, prepare, attempt);
+        assert_eq!(end, Some(End::Killed(Signal::SIGSYS)), "{}", attempt.0);
     }
 }
 
