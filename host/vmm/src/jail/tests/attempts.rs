@@ -128,6 +128,9 @@ const REFUSED_BY_FILTER: &[Attempt] = &[
     ("unix socket", |_| {
         plain(libc::SYS_socket, [of(libc::AF_UNIX), of(libc::SOCK_STREAM), 0, 0, 0, 0])
     }),
+    ("pair of datagram sockets", |_| {
+        plain(libc::SYS_socketpair, [of(libc::AF_UNIX), of(libc::SOCK_DGRAM), 0, page(), 0, 0])
+    }),
     ("netlink socket", |_| {
         plain(libc::SYS_socket, [of(libc::AF_NETLINK), of(libc::SOCK_RAW), 0, 0, 0, 0])
     }),

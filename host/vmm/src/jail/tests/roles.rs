@@ -112,12 +112,12 @@ fn serve(sources: &mut Sources) {
     let mut parts = [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two)];
     assert_eq!(far.read_vectored(&mut parts).unwrap(), 5);
     assert_eq!(far.write_vectored(&[IoSlice::new(b"ab"), IoSlice::new(b"c")]).unwrap(), 3);
-    pass_descriptor(near, far);
+    pass_descriptor(near, far, UnixStream::pair().unwrap().0);
     near.shutdown(std::net::Shutdown::Both).unwrap();
 }
 
-fn pass_descriptor(near: &UnixStream, far: &UnixStream) {
-    let fds = [near.as_raw_fd()];
+fn pass_descriptor(near: &UnixStream, far: &UnixStream, passed: UnixStream) {
+    let fds = [passed.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&fds)];
     let flags = MsgFlags::MSG_NOSIGNAL;
     sendmsg::<()>(near.as_raw_fd(), &[IoSlice::new(b"x")], &rights, flags, None).unwrap();
