@@ -214,6 +214,33 @@ fn filtered_thread_that_tries_to_leave_is_killed() {
     }
 }
 
+/// What threads of one kind do and others must not.
+const OF_OTHER_ROLES: &[(Role, Attempt)] = &[
+    (Role::Main, ("run the guest", |_| plain(libc::SYS_ioctl, [0, of(0xae80), 0, 0, 0, 0]))),
+    (Role::Block, ("run the guest", |_| plain(libc::SYS_ioctl, [0, of(0xae80), 0, 0, 0, 0]))),
+    (
+        Role::Vcpu,
+        ("set the guest's clock", |_| plain(libc::SYS_ioctl, [0, of(0x4030_ae7b), 0, 0, 0, 0])),
+    ),
+    (
+        Role::Vcpu,
+        ("change a descriptor", |_| plain(libc::SYS_fcntl, [0, of(libc::F_SETFL), 0, 0, 0, 0])),
+    ),
+    (Role::Block, ("submit to a ring", |_| plain(libc::SYS_io_uring_enter, [0; 6]))),
+    (Role::Block, ("make sockets", |_| errno(std::os::unix::net::UnixStream::pair()))),
+    (Role::Block, ("receive a message", |_| plain(libc::SYS_recvmsg, [0, page(), 0, 0, 0, 0]))),
+    (Role::Block, ("tell a tap", |_| plain(libc::SYS_ioctl, [0, of(0x4004_54d0), 0, 0, 0, 0]))),
+];
+
+#[test]
+fn filtered_thread_that_does_the_work_of_others_is_killed() {
+    let host = Host::new();
+    for (role, attempt) in OF_OTHER_ROLES {
+        let end = refusal(&host, || filter::install(*role).unwrap(), attempt);
+        assert_eq!(end, Some(End::Killed(Signal::SIGSYS)), "{role:?} {}", attempt.0);
+    }
+}
+
 #[test]
 fn filter_refuses_on_a_host_that_forbids_namespaces() {
     let host = Host::new();
