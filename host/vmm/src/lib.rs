@@ -4,6 +4,7 @@
 //! process -> {jail, control, machine} -> {boot, bus, virtio::mmio, legacy} -> memory -> layout
 //! virtio::{blk, net, ...} -> virtio::{queue, device}
 //! vhost_user -> vsock
+//! virtio::{blk, net} -> rate_limit
 //! probe -> KVM
 //! ```
 //!
@@ -12,9 +13,11 @@
 
 pub mod boot;
 pub mod bus;
+pub mod event_loop;
 pub mod layout;
 pub mod memory;
 pub mod probe;
+pub mod rate_limit;
 pub mod vhost_user;
 pub mod virtio;
 pub mod vsock;
