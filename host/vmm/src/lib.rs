@@ -19,6 +19,8 @@ pub mod jail;
 #[cfg(any(test, feature = "testing"))]
 pub mod input;
 pub mod layout;
+pub mod legacy;
+pub mod machine;
 pub mod memory;
 pub mod probe;
 pub mod rate_limit;
