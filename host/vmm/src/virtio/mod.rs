@@ -15,10 +15,12 @@
 //! descriptors.
 
 pub mod blk;
+pub mod console;
 pub mod device;
 pub mod interrupt;
 pub mod mmio;
 pub mod queue;
+pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
