@@ -40,6 +40,8 @@ const UNSAFE: [&str; 8] = [
     "host/vmm/src/memory/",
     "host/vmm/src/probe/",
     "host/vmm/src/vhost_user/",
+    "host/vmm/src/virtio/blk/engine/",
+    "host/vmm/src/virtio/blk/segments.rs",
     "agent/src/sys/",
     "tests/guest-inits/",
 ];
