@@ -17,6 +17,7 @@
 pub mod device;
 pub mod interrupt;
 pub mod mmio;
+pub mod net;
 pub mod queue;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
