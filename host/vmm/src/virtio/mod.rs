@@ -17,6 +17,7 @@
 pub mod blk;
 pub mod console;
 pub mod device;
+pub mod fs;
 pub mod interrupt;
 pub mod mmio;
 pub mod net;
