@@ -15,9 +15,9 @@
 pub mod boot;
 pub mod bus;
 pub mod event_loop;
-pub mod jail;
 #[cfg(any(test, feature = "testing"))]
 pub mod input;
+pub mod jail;
 pub mod layout;
 pub mod legacy;
 pub mod machine;
