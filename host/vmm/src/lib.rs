@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! process -> {jail, control, machine} -> {boot, bus, virtio::mmio, legacy} -> memory -> layout
+//! event_loop -> virtio::mmio -> virtio::{queue, device}
 //! virtio::{blk, net, ...} -> virtio::{queue, device}
 //! vhost_user -> vsock
 //! virtio::{blk, net} -> rate_limit
@@ -14,6 +15,8 @@
 pub mod boot;
 pub mod bus;
 pub mod event_loop;
+#[cfg(any(test, feature = "testing"))]
+pub mod input;
 pub mod jail;
 pub mod layout;
 pub mod memory;
