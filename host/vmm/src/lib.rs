@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! process -> {jail, control, machine} -> {boot, bus, virtio::mmio, legacy} -> memory -> layout
+//! event_loop -> virtio::mmio -> virtio::{queue, device}
 //! virtio::{blk, net, ...} -> virtio::{queue, device}
 //! vhost_user -> vsock
 //! virtio::{blk, net} -> rate_limit
@@ -14,8 +15,12 @@
 pub mod boot;
 pub mod bus;
 pub mod event_loop;
+#[cfg(any(test, feature = "testing"))]
+pub mod input;
 pub mod jail;
 pub mod layout;
+pub mod legacy;
+pub mod machine;
 pub mod memory;
 pub mod probe;
 pub mod rate_limit;
