@@ -12,6 +12,7 @@
 //! the descriptors and call it. Knows no OCI, no images and no agent.
 
 pub mod bus;
+pub mod event_loop;
 pub mod layout;
 pub mod probe;
 pub mod rate_limit;
