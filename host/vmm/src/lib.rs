@@ -11,9 +11,11 @@
 //! A device core is plain functions over guest memory and a queue, without threads; transports own
 //! the descriptors and call it. Knows no OCI, no images and no agent.
 
+pub mod boot;
 pub mod bus;
 pub mod event_loop;
 pub mod layout;
+pub mod memory;
 pub mod probe;
 pub mod rate_limit;
 pub mod vhost_user;
