@@ -20,6 +20,7 @@ pub mod mmio;
 pub mod queue;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vsock;
 
 pub use device::{ActivateError, Activation, Counters, Device, Kind};
 pub use interrupt::Interrupt;
