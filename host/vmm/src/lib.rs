@@ -18,6 +18,7 @@ pub mod channel;
 pub mod config;
 pub mod control;
 pub mod event_loop;
+pub mod jail;
 pub mod layout;
 pub mod memory;
 pub mod probe;
