@@ -147,8 +147,11 @@ fn write_page_tables(memory: &Memory) -> Result<(), GuestMemoryError> {
         let first = index * ENTRIES_PER_TABLE;
         let pages = first..first + ENTRIES_PER_TABLE;
         let table: Vec<u8> =
-            pages.flat_map(|page| (page * LARGE_PAGE_LEN | LARGE_PAGE).to_le_bytes()).collect();
+            pages.flat_map(|page| ((page * LARGE_PAGE_LEN) | LARGE_PAGE).to_le_bytes()).collect();
         memory.write_slice(&table, GuestAddress(directory(index)))?;
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -286,3 +286,6 @@ fn split_padded(bytes: &[u8], len: u32) -> Option<(&[u8], &[u8])> {
     let (head, _) = bytes.split_at_checked(len)?;
     Some((head, bytes.get(len.checked_next_multiple_of(4)?..).unwrap_or_default()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use crate::memory;
 pub const RAM: u32 = 1;
 /// AddressRangeReserved.
 pub const RESERVED: u32 = 2;
-/// The last page of base memory holds the MP table to this address; video memory begins there.
+/// The end of base memory, of which the MP table has the last KiB: video memory begins.
 const BASE_MEMORY_END: u64 = 0xa_0000;
 
 /// One entry.

@@ -19,6 +19,8 @@ pub mod kernel;
 pub mod memory_map;
 pub mod mp_table;
 pub mod pvh;
+#[cfg(test)]
+mod testing;
 pub mod zero_page;
 
 use std::fs::File;
@@ -163,9 +165,12 @@ pub fn load_by(
 /// `virtio_mmio.device=`.
 #[must_use]
 pub fn device_words(count: usize) -> String {
-    let slots = (VIRTIO_BASE..).step_by(VIRTIO_STRIDE as usize).zip(VIRTIO_FIRST_GSI..);
-    let word = |(base, gsi)| format!("virtio_mmio.device={VIRTIO_STRIDE:#x}@{base:#x}:{gsi}");
-    slots.take(count.min(MAX_VIRTIO_DEVICES)).map(word).collect::<Vec<_>>().join(" ")
+    let word = |(slot, gsi)| {
+        let base = VIRTIO_BASE + slot * VIRTIO_STRIDE;
+        format!("virtio_mmio.device={VIRTIO_STRIDE:#x}@{base:#x}:{gsi}")
+    };
+    let slots = (0..).zip(VIRTIO_FIRST_GSI..).take(count.min(MAX_VIRTIO_DEVICES));
+    slots.map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// A command line with its zero.
@@ -197,3 +202,6 @@ impl CommandLine {
         self.0.len() - 1
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,3 +125,6 @@ fn checksum(parts: &[&[u8]]) -> u8 {
     let sum = parts.concat().into_iter().fold(0u8, u8::wrapping_add);
     sum.wrapping_neg()
 }
+
+#[cfg(test)]
+mod tests;

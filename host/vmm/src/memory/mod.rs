@@ -120,7 +120,7 @@ impl Ram {
         Self::create_on_host(size, host_mib()?)
     }
 
-    fn create_on_host(size: Size, host_mib: u64) -> Result<Self, MemoryError> {
+    pub(crate) fn create_on_host(size: Size, host_mib: u64) -> Result<Self, MemoryError> {
         check_on_host(size, host_mib)?;
         let regions = plan(size);
         let len = regions.iter().map(|region| region.len).sum();

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::queue::{Outcome, QueueError};
+
 /// InterruptStatus: buffers were used. virtio 1.2 §4.2.2.
 pub const STATUS_USED: u32 = 1;
 /// InterruptStatus: the configuration changed. virtio 1.2 §4.2.2.
@@ -81,6 +83,25 @@ impl Interrupt {
         if let Some(kick) = self.kicks.get(index) {
             // EAGAIN: it is pending more than often enough.
             let _ = kick.write(1);
+        }
+    }
+
+    /// Does what has to be done after a pass over queue `index`: tells the guest, asks for another turn,
+    /// or gives up because the ring lies.
+    pub fn settle(&self, index: usize, passed: &Result<Outcome, QueueError>) {
+        match passed {
+            Ok(outcome) => {
+                if outcome.notify {
+                    self.used();
+                }
+                if outcome.more {
+                    self.again(index);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(queue = index, %error, "queue is broken");
+                self.needs_reset();
+            }
         }
     }
 
