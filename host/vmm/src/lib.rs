@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! process -> {jail, control, machine, config} -> {boot, bus, virtio::mmio, legacy} -> memory -> layout
+//! event_loop -> virtio::mmio -> virtio::{queue, device}
 //! virtio::{blk, net, ...} -> virtio::{queue, device}
 //! vhost_user, virtio::vsock -> vsock
 //! control, vsock -> channel
@@ -18,6 +19,8 @@ pub mod channel;
 pub mod config;
 pub mod control;
 pub mod event_loop;
+#[cfg(any(test, feature = "testing"))]
+pub mod input;
 pub mod jail;
 pub mod layout;
 pub mod memory;

@@ -33,6 +33,8 @@
     reason = "what fails here is the test, or its own mistake"
 )]
 
+pub mod probe;
+
 use std::sync::Arc;
 
 use virtio_queue::{Queue, QueueT};
