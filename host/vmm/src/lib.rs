@@ -23,6 +23,8 @@ pub mod event_loop;
 pub mod input;
 pub mod jail;
 pub mod layout;
+pub mod legacy;
+pub mod machine;
 pub mod memory;
 pub mod probe;
 pub mod process;
