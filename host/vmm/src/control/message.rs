@@ -101,6 +101,8 @@ pub struct Statistics {
     pub devices: Vec<DeviceStatistics>,
     /// `None` where the kernel does not tell.
     pub memory: Option<MemoryUse>,
+    /// What the guest wrote to its serial port and nobody had room for.
+    pub console_lost_bytes: u64,
 }
 
 /// Numbers of one device.

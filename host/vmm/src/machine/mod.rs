@@ -135,6 +135,21 @@ impl Machine {
         legacy: &Legacy,
         prepare: Prepare,
     ) -> Result<Running, MachineError> {
+        let running = self.start_paused(entry, legacy, prepare)?;
+        running.resume();
+        Ok(running)
+    }
+
+    /// As [`Self::start`], but the guest's first instruction waits for [`Running::resume`].
+    ///
+    /// # Errors
+    /// [`MachineError`]: nothing runs.
+    pub fn start_paused(
+        self,
+        entry: impl FnOnce(&mut kvm_regs, &mut kvm_sregs),
+        legacy: &Legacy,
+        prepare: Prepare,
+    ) -> Result<Running, MachineError> {
         kvm::irqfd(&self.vm, legacy.serial_interrupt(), layout::SERIAL_GSI)?;
         running::start(self, entry, legacy, prepare)
     }

@@ -132,7 +132,7 @@ struct Start {
     ready: Sender<Result<(), MachineError>>,
 }
 
-/// See [`Machine::start`].
+/// See [`Machine::start_paused`].
 pub(super) fn start(
     machine: Machine,
     entry: impl FnOnce(&mut kvm_regs, &mut kvm_sregs),
@@ -173,7 +173,6 @@ pub(super) fn start(
         running.spawn(start)?;
     }
     wait_until_ready(&readiness)?;
-    running.resume();
     Ok(running)
 }
 
