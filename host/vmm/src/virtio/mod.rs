@@ -14,6 +14,7 @@
 //! A device's folder has `core`, plain functions over memory and a queue, and beside it what holds
 //! descriptors.
 
+pub mod blk;
 pub mod console;
 pub mod device;
 pub mod interrupt;
