@@ -1,11 +1,11 @@
 //! The virtual machine: KVM, its memory and interrupts, its processors and their threads.
 //!
 //! ```text
-//! Machine::new --attach*--> Machine --start--> Running --stop--> (threads joined)
-//!                                              |  ^
-//!                                         pause v  | resume
-//!                                              (no processor is in the guest)
+//! Machine::new --attach*--> Machine --prepare--> Running --stop--> (threads joined)
+//!                                                Paused <--pause/resume--> Running
 //! ```
+//!
+//! While it is paused, and before its first resume, no processor is in the guest.
 //!
 //! A machine ends by itself by an [`Exit`], which its exit event tells; its threads are there until
 //! it is stopped. Knows no device: it is given registers, an interrupt and kicks.
@@ -36,14 +36,13 @@ use vm_memory::GuestMemoryBackend;
 
 pub use error::MachineError;
 pub use exit::Exit;
-pub use running::{Prepare, Running, Stats};
+pub use running::{Running, SetUp, Stats};
 
 use crate::bus::{Bus, Registers};
 use crate::legacy::Legacy;
+use crate::virtio::mmio::Transport;
+use crate::virtio::mmio::registers::QUEUE_NOTIFY;
 use crate::{Memory, layout};
-
-/// QueueNotify of a device's registers: the guest writes the number of a queue. virtio 1.2 §4.2.2.
-const QUEUE_NOTIFY: u64 = 0x50;
 
 /// What the machine cannot do without. Documentation/virt/kvm/api.rst has each.
 const NEEDED: [(Cap, &str); 9] = [
@@ -102,8 +101,16 @@ impl Machine {
         Ok(Self { vm, memory, mmio: Bus::default(), cpuid, vcpus, devices: 0 })
     }
 
-    /// Puts a device into the next place: its registers answer there, its interrupt reaches the
-    /// guest, and a write of the number of a queue to QueueNotify is an event on its kick, without
+    /// Puts a device into the next place; see [`Self::attach_registers`].
+    ///
+    /// # Errors
+    /// [`MachineError`]: there is no place left, or KVM refuses.
+    pub fn attach(&mut self, transport: &Arc<Transport>) -> Result<Slot, MachineError> {
+        let registers = Arc::clone(transport);
+        self.attach_registers(registers, transport.interrupt().as_fd(), transport.kicks())
+    }
+
+    /// Puts registers into the next place: they answer there, the interrupt reaches the guest, and a write of the number of a queue to QueueNotify is an event on its kick, without
     /// an exit to this process.
     ///
     /// # Errors
@@ -124,34 +131,35 @@ impl Machine {
         Ok(slot)
     }
 
-    /// Starts the processors. The first one begins with the registers that `entry` sets, the others
-    /// wait for it to wake them. Returns when every thread is ready and the guest runs.
+    /// Makes the processors and their threads, which wait for [`Running::resume`]. The first one
+    /// begins with the registers that `entry` sets, the others wait for it to wake them. Each thread
+    /// does `set_up` before the guest's first instruction, such as to give up system calls.
     ///
     /// # Errors
-    /// [`MachineError`]: nothing runs.
+    /// [`MachineError`]: there are no threads.
+    pub fn prepare(
+        self,
+        entry: impl FnOnce(&mut kvm_regs, &mut kvm_sregs),
+        legacy: &Legacy,
+        set_up: SetUp,
+    ) -> Result<Running, MachineError> {
+        kvm::irqfd(&self.vm, legacy.serial_interrupt(), layout::SERIAL_GSI)?;
+        running::prepare(self, entry, legacy, set_up)
+    }
+
+    /// As [`Self::prepare`], and the guest runs.
+    ///
+    /// # Errors
+    /// [`MachineError`]: there are no threads.
     pub fn start(
         self,
         entry: impl FnOnce(&mut kvm_regs, &mut kvm_sregs),
         legacy: &Legacy,
-        prepare: Prepare,
+        set_up: SetUp,
     ) -> Result<Running, MachineError> {
-        let running = self.start_paused(entry, legacy, prepare)?;
+        let running = self.prepare(entry, legacy, set_up)?;
         running.resume();
         Ok(running)
-    }
-
-    /// As [`Self::start`], but the guest's first instruction waits for [`Running::resume`].
-    ///
-    /// # Errors
-    /// [`MachineError`]: nothing runs.
-    pub fn start_paused(
-        self,
-        entry: impl FnOnce(&mut kvm_regs, &mut kvm_sregs),
-        legacy: &Legacy,
-        prepare: Prepare,
-    ) -> Result<Running, MachineError> {
-        kvm::irqfd(&self.vm, legacy.serial_interrupt(), layout::SERIAL_GSI)?;
-        running::start(self, entry, legacy, prepare)
     }
 }
 

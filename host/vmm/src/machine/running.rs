@@ -24,9 +24,8 @@ use crate::legacy::Legacy;
 /// Stack of a processor's thread: devices are served on it.
 const STACK_BYTES: usize = 512 << 10;
 
-/// What each processor's thread does to itself before the guest's first instruction, such as to
-/// give up system calls.
-pub type Prepare = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
+/// What each processor's thread does to itself before the guest's first instruction.
+pub type SetUp = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
 
 /// Numbers of a machine since its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -128,16 +127,16 @@ struct Start {
     vcpu: Vcpu,
     /// Still to be set, if it is.
     cpuid: Option<CpuId>,
-    prepare: Prepare,
+    set_up: SetUp,
     ready: Sender<Result<(), MachineError>>,
 }
 
-/// See [`Machine::start_paused`].
-pub(super) fn start(
+/// See [`Machine::prepare`].
+pub(super) fn prepare(
     machine: Machine,
     entry: impl FnOnce(&mut kvm_regs, &mut kvm_sregs),
     legacy: &Legacy,
-    prepare: Prepare,
+    set_up: SetUp,
 ) -> Result<Running, MachineError> {
     kick::install_signal().map_err(|source| MachineError::Kvm { call: "sigaction", source })?;
     let Machine { vm, memory, mmio, cpuid, vcpus, .. } = machine;
@@ -156,8 +155,7 @@ pub(super) fn start(
         let surroundings = Arc::clone(&running.surroundings);
         let vcpu = Vcpu { fd, page: Arc::clone(&page), exits: Arc::clone(&exits), surroundings };
         let cpuid = Some(cpuid::of_vcpu(&cpuid, index, vcpus)?);
-        let start =
-            Start { index, vcpu, cpuid, prepare: Arc::clone(&prepare), ready: ready.clone() };
+        let start = Start { index, vcpu, cpuid, set_up: Arc::clone(&set_up), ready: ready.clone() };
         running.processors.push(Processor { page, exits, thread: None });
         // The others get ready on their own while this thread gets the first one ready.
         if index == 0 {
@@ -168,7 +166,7 @@ pub(super) fn start(
     }
     drop(ready);
     if let Some(mut start) = first {
-        start.set_up()?;
+        start.set_state()?;
         state::set_first(&start.vcpu.fd, entry)?;
         running.spawn(start)?;
     }
@@ -210,7 +208,7 @@ impl Running {
 }
 
 impl Start {
-    fn set_up(&mut self) -> Result<(), MachineError> {
+    fn set_state(&mut self) -> Result<(), MachineError> {
         if let Some(cpuid) = self.cpuid.take() {
             self.vcpu.fd.set_cpuid2(&cpuid).map_err(MachineError::kvm("KVM_SET_CPUID2"))?;
             state::set_msrs(&self.vcpu.fd);
@@ -222,8 +220,8 @@ impl Start {
         let index = self.index;
         let failed = |step| move |source| MachineError::Thread { step, index, source };
         kick::unblock_signal().map_err(failed("unblock the signal"))?;
-        self.set_up()?;
-        (self.prepare)().map_err(failed("prepare the thread"))
+        self.set_state()?;
+        (self.set_up)().map_err(failed("set up the thread"))
     }
 
     fn run(mut self) {

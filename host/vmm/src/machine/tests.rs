@@ -156,7 +156,7 @@ fn enter(regs: &mut kvm_regs, sregs: &mut kvm_sregs) {
     sregs.cr0 |= protection;
 }
 
-fn ready() -> Prepare {
+fn nothing_to_set_up() -> SetUp {
     Arc::new(|| Ok(()))
 }
 
@@ -177,7 +177,7 @@ impl Guest {
     fn run(machine: Machine, memory: Memory) -> Self {
         let (reader, writer) = nix::unistd::pipe().unwrap();
         let legacy = Legacy::new(Some(writer)).unwrap();
-        let running = machine.start(enter, &legacy, ready()).unwrap();
+        let running = machine.start(enter, &legacy, nothing_to_set_up()).unwrap();
         Self { running, memory, console: reader.into() }
     }
 
@@ -404,13 +404,33 @@ fn there_are_as_many_places_as_interrupts() {
 }
 
 #[test]
-fn every_thread_is_prepared_before_the_guest_runs() {
+fn a_prepared_machine_waits_to_be_resumed() {
+    let Some(kvm) = open_kvm() else { return };
+    let memory = memory(COUNT);
+    let machine = Machine::new(kvm, &memory, 2).unwrap();
+    let legacy = Legacy::new(None).unwrap();
+    let running = machine.prepare(enter, &legacy, nothing_to_set_up()).unwrap();
+    let count = || memory.read_obj::<u32>(GuestAddress(DATA)).unwrap();
+    in_time("pause", || running.pause());
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(count(), 0);
+    assert_eq!(running.stats().exits["interrupted"], 0);
+    running.resume();
+    let start = Instant::now();
+    while count() == 0 {
+        assert!(start.elapsed() < LONG, "the guest does not run");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn every_thread_is_set_up_before_the_guest_runs() {
     let Some(kvm) = open_kvm() else { return };
     let memory = memory(COUNT);
     let prepared = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&prepared);
     let seen = memory.clone();
-    let prepare: Prepare = Arc::new(move || {
+    let set_up: SetUp = Arc::new(move || {
         let count: u32 = seen.read_obj(GuestAddress(DATA)).unwrap();
         assert_eq!(count, 0, "the guest runs already");
         counter.fetch_add(1, Ordering::SeqCst);
@@ -418,25 +438,25 @@ fn every_thread_is_prepared_before_the_guest_runs() {
     });
     let legacy = Legacy::new(None).unwrap();
     let machine = Machine::new(kvm, &memory, 3).unwrap();
-    let _running = machine.start(enter, &legacy, prepare).unwrap();
+    let _running = machine.start(enter, &legacy, set_up).unwrap();
     assert_eq!(prepared.load(Ordering::SeqCst), 3);
 }
 
 #[test]
-fn a_thread_that_cannot_be_prepared_is_an_error_and_nothing_runs() {
+fn a_thread_that_cannot_be_set_up_is_an_error_and_nothing_runs() {
     let Some(kvm) = open_kvm() else { return };
     let memory = memory(COUNT);
     let calls = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&calls);
-    let prepare: Prepare = Arc::new(move || match counter.fetch_add(1, Ordering::SeqCst) {
+    let set_up: SetUp = Arc::new(move || match counter.fetch_add(1, Ordering::SeqCst) {
         1 => Err(std::io::ErrorKind::PermissionDenied.into()),
         _ => Ok(()),
     });
     let legacy = Legacy::new(None).unwrap();
     let machine = Machine::new(kvm, &memory, 4).unwrap();
     in_time("start", || {
-        let error = machine.start(enter, &legacy, prepare).unwrap_err();
-        assert!(matches!(error, MachineError::Thread { step: "prepare the thread", .. }));
+        let error = machine.start(enter, &legacy, set_up).unwrap_err();
+        assert!(matches!(error, MachineError::Thread { step: "set up the thread", .. }));
     });
     assert_eq!(memory.read_obj::<u32>(GuestAddress(DATA)).unwrap(), 0);
 }
