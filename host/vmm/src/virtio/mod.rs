@@ -14,10 +14,12 @@
 //! A device's folder has `core`, plain functions over memory and a queue, and beside it what holds
 //! descriptors.
 
+pub mod balloon;
 pub mod blk;
 pub mod console;
 pub mod device;
 pub mod interrupt;
+pub mod mem;
 pub mod mmio;
 pub mod queue;
 pub mod rng;

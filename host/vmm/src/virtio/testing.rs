@@ -320,7 +320,12 @@ impl Driver {
     /// A device that nobody talked to.
     #[must_use]
     pub fn new(device: Box<dyn Device>) -> Self {
-        let memory = memory();
+        Self::with_memory(device, memory())
+    }
+
+    /// The same with other memory, of which the first [`MEMORY_BYTES`] are for queues and buffers.
+    #[must_use]
+    pub fn with_memory(device: Box<dyn Device>, memory: Memory) -> Self {
         let transport = Arc::new(Transport::new(device, memory.clone()).unwrap());
         let events = EventLoop::new(std::slice::from_ref(&transport)).unwrap();
         Self { transport, memory, events, queues: Vec::new() }
