@@ -18,9 +18,11 @@ pub mod balloon;
 pub mod blk;
 pub mod console;
 pub mod device;
+pub mod fs;
 pub mod interrupt;
 pub mod mem;
 pub mod mmio;
+pub mod net;
 pub mod queue;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]
