@@ -37,6 +37,8 @@ const UNSAFE: &[&str] = &[
     "host/vmm/src/probe/",
     "host/vmm/src/process/descriptors.rs",
     "host/vmm/src/vhost_user/",
+    "host/vmm/src/virtio/blk/engine/",
+    "host/vmm/src/virtio/blk/segments.rs",
     "host/vmm/src/virtio/net/tap.rs",
     "agent/src/sys/",
     "tests/guest-inits/",
