@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::boot::MAX_VCPUS;
 use crate::layout::MAX_VIRTIO_DEVICES;
 use crate::memory::{self, MemoryError, Size};
-use crate::rate_limit::Limits;
+use crate::virtio::net::Mac;
+use crate::virtio::{balloon, blk, console, fs, mem, net};
 
 /// The most bytes of a disk's serial. virtio 1.2 §5.2.6.1.
 pub const MAX_SERIAL_LEN: usize = 20;
@@ -85,54 +86,21 @@ impl From<Memory> for Size {
 #[serde(deny_unknown_fields, default)]
 pub struct Devices {
     /// virtio-blk.
-    pub disks: Vec<Disk>,
+    pub disks: Vec<blk::Config>,
     /// virtio-net.
-    pub nets: Vec<Net>,
+    pub nets: Vec<net::Config>,
     /// virtio-vsock.
     pub vsock: Option<Vsock>,
     /// virtio-rng.
     pub rng: bool,
     /// virtio-balloon.
-    pub balloon: Option<Balloon>,
+    pub balloon: Option<balloon::Config>,
+    /// virtio-mem: there if the machine has hot-plug memory.
+    pub mem: mem::Config,
     /// virtio-fs.
-    pub shares: Vec<Share>,
-    /// virtio-console.
-    pub console: Option<Console>,
-}
-
-/// A raw disk.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Disk {
-    /// Descriptor of the image.
-    pub image: RawFd,
-    /// By what the guest finds it.
-    pub serial: String,
-    /// Writes are refused by the device.
-    #[serde(default)]
-    pub read_only: bool,
-    /// Flushes need not reach stable storage.
-    #[serde(default)]
-    pub disposable: bool,
-    /// What it may do in a time.
-    #[serde(default)]
-    pub limits: Limits,
-}
-
-/// A network interface.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Net {
-    /// Descriptor of a tap.
-    pub tap: RawFd,
-    /// Its address.
-    pub mac: [u8; 6],
-    /// What the guest may receive in a time.
-    #[serde(default)]
-    pub receive_limits: Limits,
-    /// What the guest may send in a time.
-    #[serde(default)]
-    pub send_limits: Limits,
+    pub shares: Vec<fs::Config>,
+    /// virtio-console, beside the serial port.
+    pub console: Option<console::Config>,
 }
 
 /// Byte streams between guest and host.
@@ -148,32 +116,6 @@ pub struct Vsock {
     pub host_cid: u32,
 }
 
-/// Gives memory back to the host.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Balloon {
-    /// Inflated to this at the start.
-    pub mib: u32,
-}
-
-/// A file system that another process serves over vhost-user.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Share {
-    /// Descriptor of the connection to the server.
-    pub server: RawFd,
-    /// By what the guest mounts it.
-    pub tag: String,
-}
-
-/// A console beside the serial port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Console {
-    /// Descriptor of the writing end of a pipe.
-    pub output: RawFd,
-}
-
 /// What a descriptor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -187,6 +129,8 @@ pub enum Role {
     Initramfs,
     /// Output of the serial port or of a console.
     Console,
+    /// Input of a console.
+    ConsoleInput,
     /// A disk's image.
     Disk {
         /// It is only read.
@@ -208,6 +152,7 @@ impl fmt::Display for Role {
             Self::Kernel => "kernel",
             Self::Initramfs => "initramfs",
             Self::Console => "console",
+            Self::ConsoleInput => "console's input",
             Self::Disk { .. } => "disk",
             Self::Tap => "tap",
             Self::Streams => "vsock socket",
@@ -230,14 +175,6 @@ pub enum ConfigError {
     /// No amount of memory that there can be.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// The balloon would leave nothing.
-    #[error("a balloon of {mib} MiB in {memory_mib} MiB of memory")]
-    Balloon {
-        /// As configured.
-        mib: u32,
-        /// As configured.
-        memory_mib: u32,
-    },
     /// The bus has no room.
     #[error("{count} devices: {MAX_VIRTIO_DEVICES} are possible")]
     Devices {
@@ -262,9 +199,6 @@ pub enum ConfigError {
         /// The most characters.
         max: usize,
     },
-    /// An address of many, or of none.
-    #[error("network address {0} is not one of a single station")]
-    Mac(String),
     /// An address that is not a guest's, or the host's own.
     #[error("vsock address {guest_cid} of the guest, {host_cid} of the host")]
     Cid {
@@ -295,19 +229,22 @@ impl Config {
             vec![(self.kvm, Role::Kvm), (self.control, Role::Control), (self.kernel, Role::Kernel)];
         list.extend(self.initramfs.map(|fd| (fd, Role::Initramfs)));
         list.extend(self.console.map(|fd| (fd, Role::Console)));
-        let disk = |disk: &Disk| (disk.image, Role::Disk { read_only: disk.read_only });
+        let disk = |disk: &blk::Config| (disk.file, Role::Disk { read_only: disk.read_only });
         list.extend(devices.disks.iter().map(disk));
         list.extend(devices.nets.iter().map(|net| (net.tap, Role::Tap)));
         list.extend(devices.vsock.iter().map(|vsock| (vsock.host, Role::Streams)));
-        list.extend(devices.shares.iter().map(|share| (share.server, Role::Share)));
-        list.extend(devices.console.iter().map(|console| (console.output, Role::Console)));
+        list.extend(devices.shares.iter().map(|share| (share.socket, Role::Share)));
+        if let Some(console) = &devices.console {
+            list.push((console.output, Role::Console));
+            list.extend(console.input.map(|fd| (fd, Role::ConsoleInput)));
+        }
         list
     }
 
     /// Number of devices on the bus.
     #[must_use]
     pub fn device_count(&self) -> usize {
-        let Devices { disks, nets, vsock, rng, balloon, shares, console } = &self.devices;
+        let Devices { disks, nets, vsock, rng, balloon, mem: _, shares, console } = &self.devices;
         let one = [
             vsock.is_some(),
             *rng,
@@ -333,7 +270,7 @@ impl Config {
             return Err(ConfigError::Devices { count });
         }
         self.validate_descriptors()?;
-        self.devices.validate(self.memory.mib)?;
+        self.devices.validate()?;
         match self.command_line.iter().find(|word| !is_word(word)) {
             Some(word) => Err(ConfigError::Word(word.clone())),
             None => Ok(()),
@@ -352,29 +289,20 @@ impl Config {
 }
 
 impl Devices {
-    fn validate(&self, memory_mib: u32) -> Result<(), ConfigError> {
+    fn validate(&self) -> Result<(), ConfigError> {
         let serials = || self.disks.iter().map(|disk| &disk.serial);
         serials().try_for_each(|serial| check_name("disk serial", serial, MAX_SERIAL_LEN))?;
         once("disk serial", serials(), String::clone)?;
         let tags = || self.shares.iter().map(|share| &share.tag);
         tags().try_for_each(|tag| check_name("file system tag", tag, MAX_TAG_LEN))?;
         once("file system tag", tags(), String::clone)?;
-        let macs = || self.nets.iter().map(|net| &net.mac);
-        if let Some(mac) = macs().find(|mac| !is_unicast(mac)) {
-            return Err(ConfigError::Mac(show_mac(mac)));
-        }
-        once("network address", macs(), show_mac)?;
+        once("network address", self.nets.iter().map(|net| &net.mac), Mac::to_string)?;
         if let Some(&Vsock { guest_cid, host_cid, .. }) = self.vsock.as_ref()
             && (guest_cid < FIRST_GUEST_CID || guest_cid == u32::MAX || guest_cid == host_cid)
         {
             return Err(ConfigError::Cid { guest_cid, host_cid });
         }
-        match self.balloon {
-            Some(Balloon { mib }) if mib >= memory_mib => {
-                Err(ConfigError::Balloon { mib, memory_mib })
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -404,15 +332,6 @@ fn once<'a, T: Eq + Hash + 'a>(
         }
     }
     Ok(())
-}
-
-fn is_unicast(mac: &[u8; 6]) -> bool {
-    // IEEE 802-2014 §8.2: the lowest bit of the first byte is that of groups.
-    mac[0] & 1 == 0 && *mac != [0; 6]
-}
-
-fn show_mac(mac: &[u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 fn is_word(word: &str) -> bool {

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use husk_vmm::config::{Config, Devices, Disk, Memory, Vcpus, Vsock};
+use husk_vmm::config::{Config, Devices, Memory, Vcpus, Vsock};
+use husk_vmm::rate_limit::Limits;
+use husk_vmm::virtio::{balloon, blk};
 
 use super::super::VmConfig;
 use super::super::prepare::{Files, OpenDisk};
@@ -63,6 +65,8 @@ impl Descriptors<'_> {
                 disks: disks.iter().map(disk).collect(),
                 vsock: Some(self.vsock(config)),
                 rng: true,
+                // Empty: it gives back what the guest does not use.
+                balloon: Some(balloon::Config::default()),
                 ..Devices::default()
             },
         }
@@ -74,12 +78,13 @@ impl Descriptors<'_> {
     }
 }
 
-fn disk(open: &OpenDisk) -> Disk {
-    Disk {
-        image: open.file.as_raw_fd(),
+fn disk(open: &OpenDisk) -> blk::Config {
+    blk::Config {
+        file: open.file.as_raw_fd(),
         serial: open.serial.clone(),
         read_only: open.read_only,
         disposable: open.disposable,
-        limits: husk_vmm::rate_limit::Limits::default(),
+        engine: blk::EngineKind::default(),
+        limits: Limits::default(),
     }
 }

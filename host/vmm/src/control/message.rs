@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rate_limit::Limits;
+use crate::virtio::net::Mac;
+
 /// A request and the number that its reply carries.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +40,22 @@ pub enum Request {
     MemTarget {
         /// Plugged, of the region's size.
         mib: u32,
+    },
+    /// Other limits of a disk, from now on.
+    DiskLimits {
+        /// Of the disk.
+        serial: String,
+        /// The new ones.
+        limits: Limits,
+    },
+    /// Other limits of a network interface, from now on.
+    NetLimits {
+        /// Of the interface.
+        mac: Mac,
+        /// Of what the guest gets.
+        rx: Limits,
+        /// Of what the guest sends.
+        tx: Limits,
     },
 }
 
@@ -111,6 +130,8 @@ pub struct Statistics {
 pub struct DeviceStatistics {
     /// Its kind.
     pub kind: String,
+    /// Serial of a disk, address of a network interface, else empty.
+    pub name: String,
     /// Its own counters.
     pub counters: BTreeMap<String, u64>,
 }

@@ -144,14 +144,16 @@ fn examine(descriptor: BorrowedFd<'_>, role: Role) -> Result<(), Unfit> {
             socket(descriptor, &stat, SockType::SeqPacket, "socket that keeps bounds of messages")?;
         }
         Role::Share => socket(descriptor, &stat, SockType::Stream, "stream socket")?,
-        Role::Console => {}
+        Role::Console | Role::ConsoleInput => {}
     }
     let access = flags & OFlag::O_ACCMODE;
     let readable = access != OFlag::O_WRONLY;
     let writable = access != OFlag::O_RDONLY;
     match role {
         Role::Console if !writable => Err(Unfit::Kind("file open for writing")),
-        Role::Kernel | Role::Initramfs if !readable => Err(Unfit::Kind("file open for reading")),
+        Role::Kernel | Role::Initramfs | Role::ConsoleInput if !readable => {
+            Err(Unfit::Kind("file open for reading"))
+        }
         Role::Disk { read_only: true } if !readable => Err(Unfit::Kind("file open for reading")),
         Role::Disk { read_only: false } if !(readable && writable) => {
             Err(Unfit::Kind("file open for reading and writing"))

@@ -174,8 +174,7 @@ fn build(
     let vcpus = boot_vcpus(config).max;
     let mut machine = Machine::new(descriptors.take(config.kvm), ram.guest(), vcpus)?;
     for transport in devices.transports() {
-        let interrupt = transport.interrupt().as_fd();
-        machine.attach_registers(transport.clone(), interrupt, transport.kicks())?;
+        machine.attach(transport)?;
     }
     let running = prepare(machine, &entry, &legacy)?;
     let events = EventLoop::new(devices.transports()).map_err(system("watch the devices"))?;
@@ -189,7 +188,7 @@ fn prepare(
 ) -> Result<Running, ProcessError> {
     let jailed = || filter::install(filter::Role::Vcpu).map_err(io::Error::other);
     let registers = |regs: &mut _, sregs: &mut _| entry.registers(regs, sregs);
-    Ok(machine.start_paused(registers, legacy, Arc::new(jailed))?)
+    Ok(machine.prepare(registers, legacy, Arc::new(jailed))?)
 }
 
 fn load(

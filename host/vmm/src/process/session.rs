@@ -7,6 +7,7 @@
 //!                       '------ Stop, exits --------'--> End
 //! ```
 
+use std::fmt;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -199,8 +200,19 @@ impl Session {
             (Request::Pause | Request::Resume, State::Waiting) => {
                 return refused("the machine was not started yet");
             }
-            (Request::BalloonTarget { .. }, _) => return refused("there is no balloon"),
-            (Request::MemTarget { .. }, _) => return refused("there is no hot-plug memory"),
+            (Request::BalloonTarget { mib }, _) => {
+                return changed("balloon", self.devices.set_balloon(*mib));
+            }
+            (Request::MemTarget { mib }, _) => {
+                return changed("hot-plug memory", self.devices.set_hotplug(*mib));
+            }
+            (Request::DiskLimits { serial, limits }, _) => {
+                return changed("disk of this serial", self.devices.limit_disk(serial, limits));
+            }
+            (Request::NetLimits { mac, rx, tx }, _) => {
+                let change = self.devices.limit_net(*mac, rx, tx);
+                return changed("network interface of this address", change);
+            }
             (Request::Stop, _) => {}
         }
         Reply::Done
@@ -245,6 +257,14 @@ impl Session {
             memory: self.meter.as_mut().and_then(|meter| meter.measure().ok()),
             console_lost_bytes: stats.console_lost_bytes,
         }))
+    }
+}
+
+fn changed<E: fmt::Display>(what: &str, change: Option<Result<(), E>>) -> Reply {
+    match change {
+        Some(Ok(())) => Reply::Done,
+        Some(Err(error)) => refused(&error.to_string()),
+        None => refused(&format!("there is no {what}")),
     }
 }
 
