@@ -3,6 +3,7 @@
 //! returns, and device and transport keep their promises.
 //!
 //! - [`guest`]: rings and memory, for any device core;
+//! - [`block`]: a disk without a file;
 //! - [`registers`]: the transport;
 //! - [`vsock`]: packets, without rings.
 //!
@@ -10,6 +11,7 @@
 //! `tests/fuzz/targets` and an entry in its `Cargo.toml`, a name in `scripts/fuzz`, a folder in
 //! `tests/fuzz/corpus`, and a line in the tests below.
 
+pub mod block;
 pub mod guest;
 pub mod registers;
 pub mod script;
@@ -24,6 +26,7 @@ use crate::Memory;
 use crate::virtio::queue::{self, Limits, Outcome, QueueError, Request, Served};
 use crate::virtio::{console, rng};
 
+pub use self::block::block;
 pub use self::registers::registers;
 pub use self::vsock::{packets as vsock_packets, queues as vsock_queues};
 
