@@ -47,3 +47,23 @@ fn vsock_packets_of_the_corpus_are_survived() {
 fn vsock_queues_of_the_corpus_are_survived() {
     replay("vsock_queues", super::vsock_queues);
 }
+
+#[test]
+fn the_block_device_survives_its_corpus() {
+    replay("blk", super::blk);
+}
+
+#[test]
+fn the_network_device_survives_its_corpus() {
+    replay("net", super::net);
+}
+
+#[test]
+fn the_balloon_survives_its_corpus() {
+    replay("balloon", super::balloon);
+}
+
+#[test]
+fn the_memory_device_survives_its_corpus() {
+    replay("mem", super::mem);
+}
