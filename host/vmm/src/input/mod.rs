@@ -3,7 +3,9 @@
 //! returns, and device and transport keep their promises.
 //!
 //! - [`guest`]: rings and memory, for any device core;
-//! - [`devices`]: the cores;
+//! - [`block`]: a disk without a file;
+//! - [`devices`]: entropy, console and network;
+//! - [`memory`]: the balloon, virtio-mem, and kernels' files;
 //! - [`registers`]: the transport;
 //! - [`vsock`]: packets, without rings.
 //!
@@ -11,8 +13,10 @@
 //! `tests/fuzz/targets` and an entry in its `Cargo.toml`, a name in `scripts/fuzz`, a folder in
 //! `tests/fuzz/corpus`, and a line in the tests below.
 
+pub mod block;
 pub mod devices;
 pub mod guest;
+pub mod memory;
 pub mod registers;
 pub mod script;
 pub mod vsock;
@@ -25,7 +29,9 @@ use self::guest::{Subject, play};
 use crate::Memory;
 use crate::virtio::queue::{self, Limits, Outcome, QueueError, Request, Served};
 
-pub use self::devices::{balloon, blk, console, mem, net, rng};
+pub use self::block::block;
+pub use self::devices::{console, net, rng};
+pub use self::memory::{balloon, kernel, mem};
 pub use self::registers::registers;
 pub use self::vsock::{packets as vsock_packets, queues as vsock_queues};
 

@@ -34,6 +34,11 @@ fn the_entropy_device_survives_its_corpus() {
 }
 
 #[test]
+fn the_disk_survives_its_corpus() {
+    replay("block", super::block);
+}
+
+#[test]
 fn the_console_survives_its_corpus() {
     replay("console", super::console);
 }
@@ -49,21 +54,21 @@ fn vsock_queues_of_the_corpus_are_survived() {
 }
 
 #[test]
-fn the_block_device_survives_its_corpus() {
-    replay("blk", super::blk);
-}
-
-#[test]
-fn the_network_device_survives_its_corpus() {
-    replay("net", super::net);
-}
-
-#[test]
 fn the_balloon_survives_its_corpus() {
     replay("balloon", super::balloon);
 }
 
 #[test]
-fn the_memory_device_survives_its_corpus() {
+fn virtio_mem_survives_its_corpus() {
     replay("mem", super::mem);
+}
+
+#[test]
+fn kernels_of_the_corpus_boot_or_are_refused() {
+    replay("kernel", super::kernel);
+}
+
+#[test]
+fn the_network_device_survives_its_corpus() {
+    replay("net", super::net);
 }

@@ -1,4 +1,0 @@
-//! The block device's queue.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| husk_vmm::input::blk(bytes));
