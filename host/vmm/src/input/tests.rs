@@ -34,6 +34,11 @@ fn the_entropy_device_survives_its_corpus() {
 }
 
 #[test]
+fn the_disk_survives_its_corpus() {
+    replay("block", super::block);
+}
+
+#[test]
 fn the_console_survives_its_corpus() {
     replay("console", super::console);
 }

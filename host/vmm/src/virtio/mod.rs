@@ -27,6 +27,7 @@ pub mod queue;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vsock;
 
 pub use device::{ActivateError, Activation, Counters, Device, Kind};
 pub use interrupt::Interrupt;
