@@ -337,6 +337,9 @@ fn reset_in_the_middle_leaves_nothing_behind() {
             assert_eq!(bench.driver.read(0x060), 0, "an interrupt after the reset");
             bench.start();
             bench.used.clear();
+            std::thread::yield_now();
+            bench.driver.run();
+            assert!(bench.driver.queue(0).take_used().is_empty(), "the next driver gets them");
         }
         assert_eq!(bench.write(0, &pattern(8, 512)), DONE);
         assert_eq!(bench.read(0, 512), Ok(pattern(8, 512)));
@@ -403,6 +406,20 @@ fn driver_that_never_waits_gets_all_of_it_back() {
         }
         assert_eq!(bench.driver.counter("writes"), 20 * 101);
     }
+}
+
+#[test]
+fn full_queue_of_bad_chains_does_not_make_the_device_deaf() {
+    let mut bench = Bench::with(EngineKind::Threads);
+    bench.driver.start(EVENT_IDX | feature::FLUSH, 4);
+    for _ in 0..4 {
+        let status = bench.driver.queue(0).writable(1);
+        bench.driver.queue(0).add(&[status]);
+    }
+    bench.driver.kick(0);
+    bench.driver.run();
+    assert_eq!(bench.driver.queue(0).take_used().len(), 4);
+    assert_eq!(bench.driver.queue(0).avail_event(), 4, "it wants to be told of the next");
 }
 
 fn operations(size: u64, refill_ms: u64) -> Limits {
