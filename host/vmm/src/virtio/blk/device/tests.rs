@@ -460,6 +460,32 @@ fn new_limits_set_a_waiting_disk_free() {
     }
 }
 
+/// `HUSK_TEST_BLOCK_DEVICE` names one of at least 2 MiB, whose content is lost.
+#[test]
+fn block_device_of_the_host_is_a_disk() {
+    let Some(path) = std::env::var_os("HUSK_TEST_BLOCK_DEVICE") else {
+        println!("SKIPPED: HUSK_TEST_BLOCK_DEVICE names no block device that may be overwritten");
+        return;
+    };
+    for engine in engines() {
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let mut bench = Bench::new(&Config { engine, ..config() }, file);
+        let sectors = u64::from_le_bytes(bench.driver.config(0));
+        assert!(sectors >= SECTORS, "{sectors} sectors");
+        let bytes = pattern(3, 64 << 10);
+        assert_eq!(bench.write(sectors - 128, &bytes), DONE);
+        assert_eq!(bench.read(sectors - 128, 64 << 10), Ok(bytes.clone()));
+        assert_eq!(bench.write(sectors - 1, &bytes[..1024]), IO_ERROR);
+        assert_eq!(bench.ask(FLUSH, 0, None), DONE);
+        assert_eq!(bench.range(WRITE_ZEROES, (sectors - 8, 8, 1)), DONE);
+        assert_eq!(bench.range(WRITE_ZEROES, (sectors - 16, 4, 0)), DONE);
+        assert_eq!(bench.range(DISCARD, (sectors - 128, 64, 0)), DONE);
+        assert_eq!(bench.content(sectors - 8, 4096), vec![0; 4096]);
+        assert_eq!(bench.content(sectors - 16, 2048), vec![0; 2048]);
+        assert_eq!(bench.content(sectors - 12, 2048), bytes[116 * 512..120 * 512]);
+    }
+}
+
 fn refusal(config: &Config, file: impl Into<OwnedFd>) -> String {
     let error = Device::new(config, file.into(), &free()).err().unwrap();
     format!(
