@@ -4,6 +4,7 @@
 //!
 //! - [`guest`]: rings and memory, for any device core;
 //! - [`block`]: a disk without a file;
+//! - [`memory`]: the balloon, virtio-mem, and kernels' files;
 //! - [`registers`]: the transport;
 //! - [`vsock`]: packets, without rings.
 //!
@@ -13,6 +14,7 @@
 
 pub mod block;
 pub mod guest;
+pub mod memory;
 pub mod registers;
 pub mod script;
 pub mod vsock;
@@ -27,6 +29,7 @@ use crate::virtio::queue::{self, Limits, Outcome, QueueError, Request, Served};
 use crate::virtio::{console, rng};
 
 pub use self::block::block;
+pub use self::memory::{balloon, kernel, mem};
 pub use self::registers::registers;
 pub use self::vsock::{packets as vsock_packets, queues as vsock_queues};
 
