@@ -26,11 +26,12 @@ const AGENT: [&[&str]; 7] = [
 /// Files that put the rooms together.
 const ROOTS: [&str; 2] = ["main", "lib"];
 /// Where `unsafe` may stand: files, and folders with a slash at the end.
-const UNSAFE: [&str; 5] = [
+const UNSAFE: [&str; 6] = [
     "host/src/sys/",
     "host/vmm/src/probe/",
     "host/vmm/src/vhost_user/",
     "agent/src/sys/",
+    "tests/bare-metal/",
     "tests/guest-inits/",
 ];
 
@@ -60,13 +61,14 @@ fn sources(folder: &str) -> Vec<(String, String)> {
     found.iter().map(|path| (relative(path), fs::read_to_string(path).unwrap())).collect()
 }
 
-const CRATES: [&str; 7] = [
+const CRATES: [&str; 8] = [
     "protocols/src",
     "agent/src",
     "host/src",
     "host/vmm/src",
     "rootfs-builder/src",
     "tests/src",
+    "tests/bare-metal/src",
     "tests/guest-inits/src",
 ];
 
