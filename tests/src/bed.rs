@@ -11,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::busybox_image;
+use crate::hypervisor;
 use crate::image::{Image, Packing};
 use crate::leftovers;
 use crate::permit::Permit;
@@ -158,6 +159,9 @@ impl Bed {
             ("HUSK_DATA_DIR", self.data().into()),
             ("HUSK_RUNTIME_DIR", self.runtime().into()),
             ("HUSK_GUEST_DIR", self.guest.clone().into()),
+            ("HUSK_HYPERVISOR", hypervisor::under_test().to_string().into()),
+            // Not the configuration of whoever runs the tests.
+            ("HUSK_CONFIG", "/dev/null".into()),
         ]
     }
 

@@ -7,6 +7,7 @@ pub mod agent_bed;
 pub mod bed;
 pub mod busybox_image;
 pub mod guest;
+pub mod hypervisor;
 pub mod image;
 pub mod leftovers;
 pub mod permit;

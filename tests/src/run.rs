@@ -77,6 +77,13 @@ impl<'a> Run<'a> {
         self
     }
 
+    /// A variable that it does not get.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
     /// Its working directory.
     #[must_use]
     pub fn dir(mut self, dir: &std::path::Path) -> Self {

@@ -8,6 +8,7 @@ mod attached;
 mod change;
 mod containers;
 mod cp;
+mod doctor;
 mod failure;
 mod images;
 mod inspect;
@@ -100,6 +101,7 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
         Verb::Load(flags) => images::load(flags),
         Verb::Images(flags) => images::images(flags),
         Verb::Rmi(flags) => images::rmi(flags),
+        Verb::Doctor(flags) => doctor::doctor(flags),
         Verb::Version(flags) => version::version(flags),
     }
 }

@@ -45,7 +45,7 @@ pub fn wishes(
             annotations: common.notes.annotation.iter().cloned().collect(),
         },
         auto_remove: common.rm,
-        hypervisor: common.hypervisor.to_string(),
+        hypervisor: common.hypervisor,
     })
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::Uid;
 
 use super::error::Error;
+use super::settings::Settings;
 
 /// The folders of one husk installation.
 #[derive(Debug, Clone)]
@@ -17,14 +18,14 @@ pub struct Dirs {
 }
 
 impl Dirs {
-    /// `HUSK_DATA_DIR` and `HUSK_RUNTIME_DIR`, else /var/lib/husk and /run/husk for root, else
-    /// below `$XDG_DATA_HOME` and `$XDG_RUNTIME_DIR`.
+    /// `HUSK_DATA_DIR` and `HUSK_RUNTIME_DIR`, else those of the configuration, else /var/lib/husk
+    /// and /run/husk for root, else below `$XDG_DATA_HOME` and `$XDG_RUNTIME_DIR`.
     ///
     /// # Errors
     /// When there is neither a variable nor a home to derive a folder from.
-    pub fn from_env() -> Result<Self, Error> {
+    pub fn find(settings: &Settings) -> Result<Self, Error> {
         let root = Uid::effective().is_root();
-        let data = match dir_var("HUSK_DATA_DIR")? {
+        let data = match dir_var("HUSK_DATA_DIR")?.or(settings.data_dir.clone()) {
             Some(dir) => dir,
             None if root => PathBuf::from("/var/lib/husk"),
             None => dir_var("XDG_DATA_HOME")?
@@ -32,7 +33,7 @@ impl Dirs {
                 .ok_or(Error::NoHome { variable: "HOME" })?
                 .join("husk"),
         };
-        let runtime = match dir_var("HUSK_RUNTIME_DIR")? {
+        let runtime = match dir_var("HUSK_RUNTIME_DIR")?.or(settings.runtime_dir.clone()) {
             Some(dir) => dir,
             None if root => PathBuf::from("/run/husk"),
             None => dir_var("XDG_RUNTIME_DIR")?
@@ -78,17 +79,17 @@ pub struct GuestImage {
 }
 
 impl GuestImage {
-    /// Looks in `HUSK_GUEST_DIR`, or beside the executable (`../guest`), or in
-    /// /usr/lib/husk/guest.
+    /// Looks in `HUSK_GUEST_DIR`, or where the configuration says, or beside the executable
+    /// (`../guest`), or in /usr/lib/husk/guest.
     ///
     /// # Errors
     /// [`Error::NoGuestImage`] with the folder that was looked into last.
-    pub fn find() -> Result<Self, Error> {
+    pub fn find(settings: &Settings) -> Result<Self, Error> {
         let beside = env::current_exe()
             .ok()
             .and_then(|exe| exe.canonicalize().ok())
             .and_then(|exe| Some(exe.parent()?.parent()?.join("guest")));
-        let candidates = match dir_var("HUSK_GUEST_DIR")? {
+        let candidates = match dir_var("HUSK_GUEST_DIR")?.or(settings.guest_dir.clone()) {
             Some(dir) => vec![dir],
             None => beside.into_iter().chain([PathBuf::from("/usr/lib/husk/guest")]).collect(),
         };

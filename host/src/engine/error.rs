@@ -30,6 +30,16 @@ pub enum Error {
         /// What it says.
         dir: PathBuf,
     },
+    /// The configuration file.
+    #[error("{}, line {line}: {message}", file.display())]
+    Settings {
+        /// Which file.
+        file: PathBuf,
+        /// Where in it, from 1.
+        line: usize,
+        /// What is wrong, in one line.
+        message: String,
+    },
     /// The guest was never built, or is elsewhere.
     #[error("no guest image in {} (build it with make rootfs, or set HUSK_GUEST_DIR)", tried.display())]
     NoGuestImage {

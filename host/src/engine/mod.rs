@@ -13,11 +13,13 @@ pub mod control;
 pub mod copy;
 pub mod create;
 pub mod dirs;
+pub mod doctor;
 pub mod error;
 pub mod monitor;
 mod names;
 pub mod output_log;
 pub mod record;
+pub mod settings;
 pub mod spec;
 pub mod store;
 
@@ -31,6 +33,7 @@ use self::control::{Attach, Exec, Request};
 use self::dirs::Dirs;
 use self::error::Error;
 use self::record::Phase;
+use self::settings::Settings;
 use self::store::{Container, Store};
 use crate::image::{ImageId, ImageStore, Removed};
 
@@ -44,21 +47,24 @@ const REMOVE_GRACE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Engine {
     dirs: Dirs,
+    settings: Settings,
     containers: Store,
     images: ImageStore,
 }
 
 impl Engine {
-    /// Opens the installation that the environment names, and clears what killed commands left.
+    /// Opens the installation that the environment and the configuration name, and clears what
+    /// killed commands left.
     ///
     /// # Errors
     /// [`Error::NoHome`], [`Error::File`], the image store's.
     pub fn open() -> Result<Self, Error> {
-        let dirs = Dirs::from_env()?;
+        let settings = Settings::load()?;
+        let dirs = Dirs::find(&settings)?;
         let containers = Store::open(&dirs)?;
         containers.clear_abandoned()?;
         let images = ImageStore::open(&dirs.images())?;
-        Ok(Self { dirs, containers, images })
+        Ok(Self { dirs, settings, containers, images })
     }
 
     /// The images.

@@ -21,6 +21,7 @@ use crate::sys::tsc;
 pub mod console;
 pub mod diagnosis;
 pub mod qemu;
+pub mod survey;
 
 pub use diagnosis::{BootPhase, Diagnosis};
 

@@ -39,6 +39,11 @@ impl Mke2fs {
         programs.find(|program| program.is_file()).map(|program| Mke2fs { program })
     }
 
+    /// Where it is.
+    pub fn program(self) -> PathBuf {
+        self.program
+    }
+
     /// Another program of the same package.
     #[cfg(test)]
     pub fn sibling(&self, name: &str) -> PathBuf {

@@ -87,6 +87,14 @@ pub enum Life {
     OneVm,
 }
 
+/// Where the program is that makes file systems.
+///
+/// # Errors
+/// [`StorageError::NoMke2fs`].
+pub fn find_mke2fs() -> Result<PathBuf, StorageError> {
+    Mke2fs::find().map(Mke2fs::program).ok_or(StorageError::NoMke2fs)
+}
+
 /// The maker of writable layers.
 #[derive(Clone, Debug)]
 pub struct Template {

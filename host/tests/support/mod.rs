@@ -21,10 +21,8 @@ pub fn kernel() -> Result<PathBuf, String> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let built = workspace.join("build/guest/vmlinux");
     let cached = std::env::home_dir().map(|home| home.join(".cache/husk/kernel/latest/vmlinux"));
-    let named = std::env::var_os("HUSK_TEST_KERNEL").map(PathBuf::from);
-    named
+    [built]
         .into_iter()
-        .chain([built])
         .chain(cached)
         .find(|path| path.is_file())
         .ok_or_else(|| "no guest kernel (make kernel)".to_owned())

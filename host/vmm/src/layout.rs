@@ -12,6 +12,10 @@ pub const HOLE_START: u64 = 0xc000_0000;
 /// First byte of memory above the hole. 4 GiB.
 pub const HOLE_END: u64 = 0x1_0000_0000;
 
+/// Memory that can be plugged begins at a multiple of it, above all other memory, and never at
+/// HOLE_END. 128 MiB, the memory block of Linux.
+pub const HOTPLUG_ALIGN: u64 = 128 << 20;
+
 /// Registers of the first virtio device; the others follow.
 pub const VIRTIO_BASE: u64 = 0xd000_0000;
 /// Between the registers of two devices. virtio 1.2 §4.2.2 needs 0x100 and the configuration space.
@@ -32,7 +36,7 @@ pub const KVM_TSS: u64 = 0xfffb_d000;
 /// One page for the page table of real mode on Intel; KVM_SET_IDENTITY_MAP_ADDR.
 pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 
-/// Global descriptor table at the start.
+/// Global descriptor table at the start: four descriptors.
 pub const BOOT_GDT: u64 = 0x500;
 /// Interrupt descriptor table at the start: empty.
 pub const BOOT_IDT: u64 = 0x520;
@@ -42,7 +46,7 @@ pub const PVH_INFO: u64 = 0x6000;
 pub const ZERO_PAGE: u64 = 0x7000;
 /// Top of the first processor's stack at the start.
 pub const BOOT_STACK: u64 = 0x8ff0;
-/// Page tables of the 64-bit entry: three pages.
+/// Page tables of the 64-bit entry: six pages, which map the first 4 GiB to themselves.
 pub const PAGE_TABLES: u64 = 0x9000;
 /// The kernel's command line.
 pub const COMMAND_LINE: u64 = 0x2_0000;

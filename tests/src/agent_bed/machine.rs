@@ -24,6 +24,7 @@ use husk_vmm::vsock::VsockHandle;
 use tokio::sync::watch;
 
 use super::images;
+use crate::hypervisor::{test_kernel, under_test};
 
 /// A translated guest on a busy machine takes seconds.
 const BOOT_DEADLINE: Duration = Duration::from_secs(60);
@@ -88,19 +89,26 @@ impl Life {
     }
 }
 
-/// What `make build` has built, or what the environment names instead.
-fn guest_file(variable: &str, name: &str) -> Result<PathBuf> {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../build/guest").join(name);
-    let path = std::env::var_os(variable).map_or(built, PathBuf::from);
+/// What `make build` has built.
+fn built(name: &str) -> Result<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../build/guest").join(name);
     if path.is_file() { Ok(path) } else { bail!("no {} (make build)", path.display()) }
+}
+
+/// The product's kernel, or the one that the built-in VMM is tested with.
+fn kernel() -> Result<PathBuf> {
+    match test_kernel() {
+        Some(kernel) if under_test() == Choice::Kvm => Ok(kernel),
+        _ => built("vmlinux"),
+    }
 }
 
 /// Boots. Everything the VM needs is written to `folder`.
 pub fn start(folder: &Path, options: &Options) -> Result<Machine> {
     fs::create_dir_all(folder)?;
     let config = VmConfig {
-        kernel: guest_file("HUSK_TEST_KERNEL", "vmlinux")?,
-        initramfs: guest_file("HUSK_TEST_INITRAMFS", "initramfs.cpio")?,
+        kernel: kernel()?,
+        initramfs: built("initramfs.cpio")?,
         kernel_args: options.kernel_args.clone(),
         vcpus: options.vcpus,
         memory_mib: MEMORY_MIB,
@@ -147,7 +155,7 @@ fn disks(folder: &Path, images: &[(&'static str, PathBuf)]) -> Result<Vec<Disk>>
 }
 
 fn start_vm(config: &VmConfig) -> Result<Box<dyn Vm>> {
-    let (hypervisor, _) = hypervisor::choose(Choice::Auto)?;
+    let (hypervisor, _) = hypervisor::choose(under_test())?;
     Ok(hypervisor.start(config)?)
 }
 

@@ -6,6 +6,7 @@
 mod attach;
 mod change;
 mod copy;
+mod doctor;
 mod exec;
 mod failures;
 mod flags_limits;

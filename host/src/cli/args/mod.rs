@@ -93,8 +93,18 @@ pub enum Verb {
     Images(Images),
     /// Remove images
     Rmi(Rmi),
+    /// Tell what works on this machine, and what to do about what does not
+    Doctor(Doctor),
     /// Print versions
     Version(Version),
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// table, json, or a template
+    #[arg(long, default_value = "table")]
+    pub format: String,
 }
 
 /// Containers by name, id, or the start of an id.
@@ -139,9 +149,9 @@ pub struct Common {
     /// Write the container's id to this file, which must not exist
     #[arg(long, value_name = "FILE")]
     pub cidfile: Option<std::path::PathBuf>,
-    /// What runs the virtual machine: auto, kvm or qemu
-    #[arg(long, env = "HUSK_HYPERVISOR", default_value = "auto")]
-    pub hypervisor: Choice,
+    /// What runs the virtual machine: auto, kvm or qemu; the configuration's or auto without it
+    #[arg(long, env = "HUSK_HYPERVISOR", value_name = "auto|kvm|qemu")]
+    pub hypervisor: Option<Choice>,
     /// How loading an image is shown
     #[arg(long, default_value_t, value_name = "auto|plain|none")]
     pub progress: Style,

@@ -14,6 +14,7 @@ use super::record::{
     Config, Filesystem, ImageUse, Notes, Process, Resources, Rlimit, Security, Surroundings,
 };
 use super::store::{Container, short};
+use crate::hypervisor::Choice;
 use crate::image::Image;
 use crate::storage::{self, Life};
 
@@ -40,8 +41,8 @@ pub struct Wishes {
     pub notes: Notes,
     /// `--rm`.
     pub auto_remove: bool,
-    /// `--hypervisor`.
-    pub hypervisor: String,
+    /// `--hypervisor`; the configuration's without it.
+    pub hypervisor: Option<Choice>,
 }
 
 /// What the user wishes of a container's process.
@@ -85,7 +86,8 @@ impl Engine {
     /// [`Error::Invalid`], [`Error::NameInUse`], [`Error::Storage`], [`Error::File`]; nothing is
     /// left behind.
     pub fn create(&self, image: &Image, wishes: Wishes) -> Result<Container, Error> {
-        let config = config(image, wishes)?;
+        let hypervisor = wishes.hypervisor.or(self.settings.hypervisor).unwrap_or_default();
+        let config = config(image, wishes, hypervisor)?;
         // Nobody takes the image away before the record says that it is needed.
         let _pin = self.images.pin()?;
         self.images.resolve(&config.image.id)?;
@@ -97,7 +99,7 @@ impl Engine {
     }
 }
 
-fn config(image: &Image, wishes: Wishes) -> Result<Config, Error> {
+fn config(image: &Image, wishes: Wishes, hypervisor: Choice) -> Result<Config, Error> {
     let random = Error::file("read", "/dev/urandom");
     let (id, fallback) = random_id().and_then(|id| Ok((id, random_name()?))).map_err(random)?;
     let name = wishes.name.unwrap_or(fallback);
@@ -115,7 +117,7 @@ fn config(image: &Image, wishes: Wishes) -> Result<Config, Error> {
         filesystem: wishes.filesystem,
         hostname,
         auto_remove: wishes.auto_remove,
-        hypervisor: wishes.hypervisor,
+        hypervisor: hypervisor.to_string(),
         id,
         security: wishes.security,
         surroundings: wishes.surroundings,

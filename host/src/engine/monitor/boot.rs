@@ -10,6 +10,7 @@ use super::error::SandboxError;
 use crate::engine::dirs::GuestImage;
 use crate::engine::error::Error;
 use crate::engine::record::{HypervisorChoice, Resources};
+use crate::engine::settings::Settings;
 use crate::engine::store::Container;
 use crate::guest::{Agent, ConnectError, greet};
 use crate::hypervisor::{self, Disk, Vm, VmConfig};
@@ -88,8 +89,9 @@ pub async fn boot(
     container: &Container,
     chosen: &mut (dyn FnMut(HypervisorChoice, i32) + Send),
 ) -> Result<Booted, SandboxError> {
-    let guest = GuestImage::find()?;
-    let deadline = guest_deadline()?;
+    let settings = Settings::load()?;
+    let guest = GuestImage::find(&settings)?;
+    let deadline = guest_deadline(&settings)?;
     let (hypervisor, verdict) = hypervisor::choose(container.config.hypervisor.parse()?)?;
     let mut vm = hypervisor.start(&vm_config(container, guest))?;
     let started = Instant::now();
@@ -116,8 +118,10 @@ pub async fn boot(
     Ok(Booted { vm, agent, hello, started, announced })
 }
 
-fn guest_deadline() -> Result<Duration, Error> {
-    let Ok(text) = std::env::var(GUEST_DEADLINE_VARIABLE) else { return Ok(GUEST_DEADLINE) };
+fn guest_deadline(settings: &Settings) -> Result<Duration, Error> {
+    let Ok(text) = std::env::var(GUEST_DEADLINE_VARIABLE) else {
+        return Ok(settings.guest_timeout_secs.map_or(GUEST_DEADLINE, Duration::from_secs));
+    };
     let seconds = text.parse().ok().filter(|seconds| (1..=3600).contains(seconds));
     seconds.map(Duration::from_secs).ok_or_else(|| {
         Error::Invalid(format!(

@@ -28,6 +28,7 @@ use husk_protocols::id::ContainerId;
 
 use super::dirs::Dirs;
 use super::error::{Error, chain};
+use super::settings::Settings;
 use crate::sys::tty;
 
 /// What `husk` is called with to become a monitor. Not for people.
@@ -50,7 +51,7 @@ fn run(id: &ContainerId) -> Result<(), Error> {
     // Already a leader (started by hand, say) is as good.
     let _ = nix::unistd::setsid();
     let client = take_stdin()?;
-    let dirs = Dirs::from_env()?;
+    let dirs = Dirs::find(&Settings::load()?)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

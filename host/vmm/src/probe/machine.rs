@@ -4,6 +4,8 @@
 
 use std::fmt;
 use std::io;
+#[cfg(test)]
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 
 use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
@@ -139,17 +141,23 @@ pub struct Machine {
 impl Machine {
     /// The probe's VM. The refusal of any call means that there is no KVM for us.
     pub fn build() -> Result<Self, Refusal> {
-        Self::with_code(&PROBE_CODE)
+        Self::with_code(Kvm::new().map_err(refusal("open /dev/kvm"))?, &PROBE_CODE)
+    }
+
+    /// The probe's VM, on a KVM that is open.
+    #[cfg(test)]
+    pub fn build_on(kvm: OwnedFd) -> Result<Self, Refusal> {
+        // SAFETY: the descriptor is owned and given away.
+        Self::with_code(unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) }, &PROBE_CODE)
     }
 
     /// A VM that never ends by itself.
     #[cfg(test)]
     pub fn build_endless() -> Result<Self, Refusal> {
-        Self::with_code(&ENDLESS_CODE)
+        Self::with_code(Kvm::new().map_err(refusal("open /dev/kvm"))?, &ENDLESS_CODE)
     }
 
-    fn with_code(code: &[u8]) -> Result<Self, Refusal> {
-        let kvm = Kvm::new().map_err(refusal("open /dev/kvm"))?;
+    fn with_code(kvm: Kvm, code: &[u8]) -> Result<Self, Refusal> {
         let vm = kvm.create_vm().map_err(refusal("KVM_CREATE_VM"))?;
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)])
             .map_err(|error| Refusal { call: "map memory", source: io::Error::other(error) })?;

@@ -4,7 +4,7 @@
 //! by instruction, without those that every kernel uses. The probe executes such instructions; its
 //! verdict follows from how far the VM came. Boots nothing, knows no hypervisor.
 
-mod machine;
+pub(crate) mod machine;
 
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::mpsc::{self, RecvTimeoutError};

@@ -1,5 +1,6 @@
 //! What a transport and the event loop need of a device. Knows no transport.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -82,7 +83,7 @@ pub type Counters = BTreeMap<&'static str, u64>;
 
 /// A device, behind any transport. Called under one lock, from the event loop and, for configuration
 /// space, activation and reset, from the threads of virtual CPUs. Nothing here blocks for long.
-pub trait Device: Send {
+pub trait Device: Any + Send {
     /// Its type.
     fn kind(&self) -> Kind;
 
@@ -111,7 +112,9 @@ pub trait Device: Send {
     /// until requests in flight are done. Of an inactive device, does nothing.
     fn reset(&mut self);
 
-    /// The guest added to queue `index`, or says so.
+    /// The guest added to queue `index`, or says so, or the device asked for another turn with
+    /// [`Interrupt::again`]. Each queue that there is gets one when the device becomes active. One pass
+    /// over the queue is enough: with more to do, the device asks for another turn.
     fn on_kick(&mut self, index: usize);
 
     /// Descriptors to be watched from the start to the end of the device, edge-triggered: whoever

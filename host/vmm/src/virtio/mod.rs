@@ -7,14 +7,22 @@
 //!
 //! - [`device`]: what a transport needs of a device;
 //! - [`interrupt`]: how a device tells the guest;
-//! - [`queue`]: one pass over a queue, for every core.
+//! - [`queue`]: one pass over a queue, for every core;
+//! - [`mmio`]: the transport, which is all that a driver sees of a device before its queues;
+//! - [`testing`]: a driver's side of all this, for tests and fuzzers.
 //!
 //! A device's folder has `core`, plain functions over memory and a queue, and beside it what holds
 //! descriptors.
 
+pub mod blk;
+pub mod console;
 pub mod device;
 pub mod interrupt;
+pub mod mmio;
 pub mod queue;
+pub mod rng;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use device::{ActivateError, Activation, Counters, Device, Kind};
 pub use interrupt::Interrupt;

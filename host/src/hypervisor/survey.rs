@@ -1,0 +1,105 @@
+//! What could run virtual machines on this machine, and what to do about what cannot: for
+//! `husk doctor`. Starts nothing but the probe.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use husk_vmm::probe;
+
+use super::qemu;
+
+const KVM_DEVICE: &str = "/dev/kvm";
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether it works.
+    pub works: bool,
+    /// What was found, for people.
+    pub found: String,
+    /// What to do about it; empty where nothing is to be done.
+    pub advice: &'static str,
+}
+
+impl Finding {
+    fn works(found: impl Into<String>) -> Self {
+        Self { works: true, found: found.into(), advice: "" }
+    }
+
+    fn broken(found: impl Into<String>, advice: &'static str) -> Self {
+        Self { works: false, found: found.into(), advice }
+    }
+}
+
+/// What KVM is good for here. Blocks for milliseconds, at most for about a second.
+#[must_use]
+pub fn kvm() -> Finding {
+    if let Err(error) = open_kvm(Path::new(KVM_DEVICE)) {
+        return cannot_open(&error);
+    }
+    match probe::probe() {
+        verdict @ probe::Verdict::Usable => Finding::works(verdict.to_string()),
+        verdict @ probe::Verdict::Emulated { .. } => Finding::broken(
+            verdict.to_string(),
+            "this machine is a virtual one without nested virtualization: turn that on where it is \
+             configured; QEMU emulates until then",
+        ),
+        verdict @ probe::Verdict::Unavailable { .. } => Finding::broken(
+            verdict.to_string(),
+            "see what the kernel says of kvm: dmesg | grep -i kvm",
+        ),
+    }
+}
+
+fn open_kvm(device: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(device)
+}
+
+fn cannot_open(error: &io::Error) -> Finding {
+    let advice = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "usermod -aG kvm USER as root, then log in again; or another rule for who may open it"
+        }
+        io::ErrorKind::NotFound => {
+            "turn virtualization on in the firmware, then modprobe kvm_intel or kvm_amd"
+        }
+        _ => "modprobe kvm_intel or kvm_amd",
+    };
+    Finding::broken(format!("open {KVM_DEVICE}: {error}"), advice)
+}
+
+/// Whether QEMU is installed.
+#[must_use]
+pub fn qemu() -> Finding {
+    match qemu::find_program() {
+        Ok(program) => Finding::works(program.display().to_string()),
+        Err(error) => {
+            // The error's own hint is in brackets.
+            let text = error.to_string();
+            let found = text.split(" (").next().unwrap_or_default().to_owned();
+            Finding::broken(found, "apt-get install qemu-system-x86, if KVM does not work")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_that_cannot_be_opened_comes_with_what_to_do() {
+        let missing = open_kvm(Path::new("/no/such/device")).unwrap_err();
+        assert!(cannot_open(&missing).advice.contains("firmware"));
+        let denied = cannot_open(&io::ErrorKind::PermissionDenied.into());
+        assert!(!denied.works);
+        assert!(denied.advice.contains("usermod -aG kvm"), "{denied:?}");
+    }
+
+    #[test]
+    fn finding_about_kvm_has_words_and_advice_if_it_does_not_work() {
+        let kvm = kvm();
+        assert!(!kvm.found.is_empty());
+        assert_eq!(kvm.works, kvm.advice.is_empty(), "{kvm:?}");
+    }
+}

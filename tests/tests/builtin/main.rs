@@ -1,0 +1,70 @@
+//! The main job on the built-in VMM, as a user types it: whole boots of Linux on `/dev/kvm`.
+//!
+//! Where KVM runs kernel code on the hardware, the end-to-end suite runs on the built-in VMM as a
+//! whole, and this is a part of it. Where it only emulates, a boot takes most of a minute, and with
+//! the product's kernel it does not come to its end: there `HUSK_TEST_KERNEL` names a kernel that
+//! does, and the cases are few and do much. Skipped, loudly, where neither is there.
+
+#![allow(clippy::unwrap_used, reason = "what cannot be unwrapped is a failed case")]
+
+mod main_job;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use husk::hypervisor::survey;
+use husk_tests::Bed;
+use husk_tests::hypervisor::test_kernel;
+use husk_tests::run::Run;
+
+/// An emulated kernel takes most of a minute to boot, and a second for each new process.
+const DEADLINE: Duration = Duration::from_secs(400);
+
+/// An installation whose containers run on the built-in VMM.
+struct Builtin {
+    bed: Bed,
+    guest: PathBuf,
+}
+
+impl Builtin {
+    /// Or why there is none on this machine.
+    fn find() -> Result<Self, String> {
+        let kvm = survey::kvm();
+        let kernel = match test_kernel() {
+            Some(_) if !kvm.found.contains("KVM") => return Err(kvm.found),
+            Some(kernel) => Some(kernel),
+            None if !kvm.works => {
+                return Err(format!("{}, and HUSK_TEST_KERNEL names no kernel for it", kvm.found));
+            }
+            None => None,
+        };
+        let bed = Bed::new();
+        let guest = bed.path("guest");
+        fs::create_dir(&guest).unwrap();
+        let kernel = kernel.unwrap_or_else(|| bed.guest().join("vmlinux"));
+        symlink(kernel, guest.join("vmlinux")).unwrap();
+        symlink(bed.guest().join("initramfs.cpio"), guest.join("initramfs.cpio")).unwrap();
+        Ok(Self { bed, guest })
+    }
+
+    fn husk(&self, words: &[&str]) -> Run<'_> {
+        let timeout = DEADLINE.as_secs().to_string();
+        let run = self.bed.husk(words).env("HUSK_GUEST_DIR", &self.guest);
+        run.env("HUSK_HYPERVISOR", "kvm").env("HUSK_GUEST_TIMEOUT", timeout).deadline(DEADLINE)
+    }
+}
+
+macro_rules! builtin_or_skip {
+    () => {
+        match crate::Builtin::find() {
+            Ok(builtin) => builtin,
+            Err(reason) => {
+                eprintln!("SKIPPED: {reason}");
+                return;
+            }
+        }
+    };
+}
+use builtin_or_skip;

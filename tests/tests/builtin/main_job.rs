@@ -1,0 +1,72 @@
+//! Boot, run, exec, streams, disks, stop.
+
+use std::fs;
+
+use husk_tests::BUSYBOX;
+
+use super::{Builtin, builtin_or_skip};
+
+/// Bytes that a shifted, doubled or dropped part would change.
+fn pattern(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..len.div_ceil(8)).flat_map(|_| next()).take(len).collect()
+}
+
+#[test]
+fn container_runs_from_boot_to_exit_status() {
+    let builtin = builtin_or_skip!();
+    let script = "echo out; echo err >&2; trap 'echo stopped; exit 7' TERM; \
+                  while :; do sleep 0.2; done";
+    builtin.husk(&["run", "-d", "--name", "web", BUSYBOX, "sh", "-c", script]).ok();
+    told_by_inspect(&builtin);
+    streams_are_whole(&builtin);
+    disks_keep_what_is_written(&builtin);
+    builtin.husk(&["stop", "-t", "60", "web"]).ok();
+    assert_eq!(builtin.husk(&["wait", "web"]).ok().out(), "7");
+    let logs = builtin.husk(&["logs", "web"]).ok();
+    assert_eq!(logs.out(), "out\nstopped");
+    assert_eq!(logs.err(), "err");
+    builtin.husk(&["rm", "web"]).ok();
+    builtin.bed.assert_nothing_left();
+}
+
+fn told_by_inspect(builtin: &Builtin) {
+    let hypervisor = &builtin.bed.inspect("web")["Husk"]["Hypervisor"];
+    assert_eq!(hypervisor["Requested"], "kvm");
+    assert_eq!(hypervisor["Name"], "builtin");
+    assert_eq!(hypervisor["Accelerator"], "kvm");
+}
+
+fn streams_are_whole(builtin: &Builtin) {
+    let sent = pattern(300_000);
+    let words = ["exec", "-i", "web", "sh", "-c", "cat; echo done >&2; exit 3"];
+    let output = builtin.husk(&words).stdin(sent.clone()).output().code(3);
+    assert!(output.stdout == sent, "{} of {} bytes came back", output.stdout.len(), sent.len());
+    assert_eq!(output.err(), "done");
+}
+
+/// The writable layer and the image are disks of the VM.
+fn disks_keep_what_is_written(builtin: &Builtin) {
+    let script = "set -e; dd if=/dev/urandom of=/big bs=64k count=32 2>/dev/null; sync; \
+                  echo 3 >/proc/sys/vm/drop_caches 2>/dev/null || true; \
+                  md5sum </big; cat /big";
+    let words = ["exec", "web", "sh", "-c", script];
+    let output = builtin.husk(&words).output().code(0);
+    let newline = output.stdout.iter().position(|&byte| byte == b'\n').unwrap();
+    let (told, content) = output.stdout.split_at(newline + 1);
+    assert_eq!(content.len(), 2 << 20);
+    let file = builtin.bed.path("big");
+    fs::write(&file, content).unwrap();
+    let summed = builtin.bed.program("md5sum", &[file.to_str().unwrap()]).ok();
+    assert_eq!(told[..32], summed.stdout[..32]);
+    // The image's program is there, and its disk is not to be written.
+    let busybox = husk_tests::bed::busybox_program();
+    let output = builtin.husk(&["exec", "web", "cat", "/bin/busybox"]).output().code(0);
+    assert!(output.stdout == busybox, "busybox came back with {} bytes", output.stdout.len());
+}
