@@ -36,6 +36,7 @@ const UNSAFE: &[&str] = &[
     "agent/src/sys/",
     "tests/bare-metal/",
     "tests/guest-inits/",
+    "tests/src/bare_bed/tap.rs",
 ];
 
 fn workspace() -> PathBuf {

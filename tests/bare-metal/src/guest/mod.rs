@@ -24,6 +24,12 @@ extern "C" fn guest_main(protocol: u64, info: u64) -> ! {
     interrupts::mask_legacy();
     cases::run();
     say!("PASSED");
+    if boot::word("linger").is_some() {
+        // Whoever looks at the machine stops it.
+        loop {
+            gate::wait();
+        }
+    }
     end()
 }
 
