@@ -9,24 +9,31 @@
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::str::FromStr;
 
+use husk_vmm::boot::MAX_VCPUS;
+use husk_vmm::config::ConfigError;
+use husk_vmm::control::Client;
+use husk_vmm::memory::MemoryError;
 use husk_vmm::probe;
 use husk_vmm::vsock::VsockHandle;
 
 use crate::sys::tsc;
 
+pub mod builtin;
 pub mod console;
 pub mod diagnosis;
+mod prepare;
+mod process;
 pub mod qemu;
 pub mod survey;
 
 pub use diagnosis::{BootPhase, Diagnosis};
 
 /// The most bytes of a disk's serial. virtio 1.2 §5.2.6.
-pub const MAX_SERIAL_LEN: usize = 20;
+pub const MAX_SERIAL_LEN: usize = husk_vmm::config::MAX_SERIAL_LEN;
 
 /// What a VM is made of. Parsed before: paths exist or starting is an error.
 #[derive(Debug, Clone)]
@@ -83,6 +90,11 @@ pub trait Vm: Send {
     /// The guest's byte streams.
     fn vsock(&self) -> &VsockHandle;
 
+    /// How to ask the VMM for more than its end, where it can be asked.
+    fn control(&self) -> Option<&Client> {
+        None
+    }
+
     /// The VMM's process.
     fn pid(&self) -> u32;
 
@@ -126,13 +138,29 @@ pub enum VmError {
         /// As configured.
         serial: String,
     },
-    /// No processor or no memory.
-    #[error("start VM: {vcpus} CPUs and {memory_mib} MiB of memory are too few")]
-    Size {
+    /// Two disks that a guest could not tell apart.
+    #[error("start VM: disk serial {serial} appears twice")]
+    Twice {
+        /// As configured.
+        serial: String,
+    },
+    /// No processor, or too many.
+    #[error("start VM: {vcpus} CPUs: 1 to {MAX_VCPUS} are possible")]
+    Vcpus {
         /// As configured.
         vcpus: u32,
-        /// As configured.
-        memory_mib: u32,
+    },
+    /// Too little memory, or too much.
+    #[error("start VM")]
+    Memory(#[source] MemoryError),
+    /// There is no such machine.
+    #[error("start VM")]
+    Machine(#[source] ConfigError),
+    /// The VMM could not build the machine.
+    #[error("start VM: {reason}")]
+    Refused {
+        /// The VMM's own words.
+        reason: String,
     },
     /// The vsock device.
     #[error("start VM: serve its vsock device")]
@@ -220,33 +248,78 @@ pub struct Verdict {
 /// Why there is no hypervisor.
 #[derive(Debug, thiserror::Error)]
 pub enum ChooseError {
-    /// Of a later release.
-    #[error(
-        "choose hypervisor kvm: this release has no built-in VMM (use --hypervisor qemu, which \
-         uses KVM where it works)"
-    )]
-    NoBuiltIn,
+    /// KVM is not there for us.
+    #[error("choose hypervisor kvm: {found} ({advice})")]
+    NoKvm {
+        /// What was found.
+        found: String,
+        /// What to do about it.
+        advice: &'static str,
+    },
     /// QEMU is not there.
     #[error("choose hypervisor qemu: no {program} in PATH (apt-get install qemu-system-x86)")]
     NoQemu {
         /// The program that was looked for.
         program: &'static str,
     },
+    /// Neither is.
+    #[error(
+        "choose hypervisor: {kvm}, and no {program} in PATH (apt-get install qemu-system-x86, or \
+         see husk doctor)"
+    )]
+    Nothing {
+        /// What KVM is good for.
+        kvm: probe::Verdict,
+        /// The program that was looked for.
+        program: &'static str,
+    },
 }
 
-/// Finds out what runs VMs here, by trying. Blocks for milliseconds.
+/// A hypervisor, and why it is this one.
+pub type Chosen = (Box<dyn Hypervisor>, Verdict);
+
+/// Finds out what runs VMs here, by trying. Blocks for milliseconds, at most for about a second. To
+/// be called in the husk program, which is then also the built-in VMM.
 ///
 /// # Errors
 /// [`ChooseError`]: what was asked for is not there.
-pub fn choose(choice: Choice) -> Result<(Box<dyn Hypervisor>, Verdict), ChooseError> {
+pub fn choose(choice: Choice) -> Result<Chosen, ChooseError> {
+    choose_among(choice, builtin::Builtin::default())
+}
+
+/// As [`choose`], with the husk program at `program` as the built-in VMM: for tests, whose own
+/// program is another.
+///
+/// # Errors
+/// [`ChooseError`].
+pub fn choose_with(choice: Choice, program: &Path) -> Result<Chosen, ChooseError> {
+    choose_among(choice, builtin::Builtin::of(program))
+}
+
+fn choose_among(choice: Choice, builtin: builtin::Builtin) -> Result<Chosen, ChooseError> {
     if choice == Choice::Kvm {
-        return Err(ChooseError::NoBuiltIn);
+        survey::kvm_device().map_err(|finding| ChooseError::NoKvm {
+            found: finding.found,
+            advice: finding.advice,
+        })?;
     }
-    let program = qemu::find_program()?;
     let (kvm, tsc_khz) = std::thread::scope(|scope| {
         let tsc = scope.spawn(tsc::measure_khz);
         (probe::probe(), tsc.join().unwrap_or_default())
     });
+    let usable = kvm == probe::Verdict::Usable;
+    if choice == Choice::Kvm || (choice == Choice::Auto && usable) {
+        // Somebody who asks for a KVM that only emulates has a kernel for it.
+        let reason = if usable { kvm.to_string() } else { format!("asked for, though {kvm}") };
+        let verdict = Verdict { hypervisor: builtin.name(), accelerator: Accelerator::Kvm, reason };
+        return Ok((Box::new(builtin), verdict));
+    }
+    let program = match qemu::find_program() {
+        Err(ChooseError::NoQemu { program }) if choice == Choice::Auto => {
+            return Err(ChooseError::Nothing { kvm, program });
+        }
+        found => found?,
+    };
     let (accelerator, reason) = accelerate(&kvm);
     let hypervisor = qemu::Qemu::new(program, accelerator, tsc_khz);
     let verdict = Verdict { hypervisor: hypervisor.name(), accelerator, reason };
@@ -266,9 +339,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn built_in_vmm_is_refused_with_a_hint() {
-        let Err(error) = choose(Choice::Kvm) else { panic!("there is no built-in VMM") };
-        assert!(error.to_string().contains("--hypervisor qemu"), "{error}");
+    fn hypervisor_is_the_one_asked_for_or_refused_with_a_hint() {
+        match choose(Choice::Kvm) {
+            Ok((hypervisor, verdict)) => {
+                assert_eq!((hypervisor.name(), verdict.hypervisor), ("kvm", "kvm"));
+                assert_eq!(verdict.accelerator, Accelerator::Kvm);
+                assert!(verdict.reason.contains("KVM"), "{}", verdict.reason);
+            }
+            Err(error) => assert!(error.to_string().contains("/dev/kvm"), "{error}"),
+        }
+        match choose(Choice::Qemu) {
+            Ok((hypervisor, _)) => assert_eq!(hypervisor.name(), "qemu"),
+            Err(error) => assert!(error.to_string().contains("apt-get install"), "{error}"),
+        }
+    }
+
+    #[test]
+    fn built_in_vmm_is_chosen_where_kvm_runs_ring_0_and_nowhere_else() {
+        let usable = probe::probe() == probe::Verdict::Usable;
+        match choose(Choice::Auto) {
+            Ok((hypervisor, _)) => assert_eq!(hypervisor.name() == "kvm", usable),
+            Err(error) => assert!(matches!(error, ChooseError::Nothing { .. }), "{error}"),
+        }
     }
 
     #[test]

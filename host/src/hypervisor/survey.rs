@@ -7,9 +7,8 @@ use std::path::Path;
 
 use husk_vmm::probe;
 
+use super::builtin::KVM;
 use super::qemu;
-
-const KVM_DEVICE: &str = "/dev/kvm";
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +34,8 @@ impl Finding {
 /// What KVM is good for here. Blocks for milliseconds, at most for about a second.
 #[must_use]
 pub fn kvm() -> Finding {
-    if let Err(error) = open_kvm(Path::new(KVM_DEVICE)) {
-        return cannot_open(&error);
+    if let Err(finding) = kvm_device() {
+        return finding;
     }
     match probe::probe() {
         verdict @ probe::Verdict::Usable => Finding::works(verdict.to_string()),
@@ -50,6 +49,14 @@ pub fn kvm() -> Finding {
             "see what the kernel says of kvm: dmesg | grep -i kvm",
         ),
     }
+}
+
+/// Opens KVM's device, and lets go of it.
+///
+/// # Errors
+/// What was found instead.
+pub fn kvm_device() -> Result<(), Finding> {
+    open_kvm(Path::new(KVM)).map(drop).map_err(|error| cannot_open(&error))
 }
 
 fn open_kvm(device: &Path) -> io::Result<File> {
@@ -66,7 +73,7 @@ fn cannot_open(error: &io::Error) -> Finding {
         }
         _ => "modprobe kvm_intel or kvm_amd",
     };
-    Finding::broken(format!("open {KVM_DEVICE}: {error}"), advice)
+    Finding::broken(format!("open {KVM}: {error}"), advice)
 }
 
 /// Whether QEMU is installed.

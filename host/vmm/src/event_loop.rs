@@ -59,7 +59,8 @@ impl EventLoop {
     pub fn new(transports: &[Arc<Transport>]) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         for (device, transport) in transports.iter().enumerate() {
-            for (queue, kick) in transport.kicks().iter().enumerate() {
+            let taken = transport.device().takes_kicks();
+            for (queue, kick) in transport.kicks().iter().enumerate().filter(|_| !taken) {
                 let token = Token::Kick { device, queue }.encode();
                 epoll.add(kick, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
             }

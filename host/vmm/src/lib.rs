@@ -1,9 +1,11 @@
 //! Virtual machine monitor: device cores, the transports that carry them, and KVM.
 //!
 //! ```text
-//! process -> {jail, control, machine} -> {boot, bus, virtio::mmio, legacy} -> memory -> layout
+//! process -> {jail, control, machine, config} -> {boot, bus, virtio::mmio, legacy} -> memory -> layout
+//! event_loop -> virtio::mmio -> virtio::{queue, device}
 //! virtio::{blk, net, ...} -> virtio::{queue, device}
-//! vhost_user -> vsock
+//! vhost_user, virtio::vsock -> vsock
+//! control, vsock -> channel
 //! virtio::{blk, net} -> rate_limit
 //! probe -> KVM
 //! ```
@@ -13,11 +15,19 @@
 
 pub mod boot;
 pub mod bus;
+pub mod channel;
+pub mod config;
+pub mod control;
 pub mod event_loop;
+#[cfg(any(test, feature = "testing"))]
+pub mod input;
 pub mod jail;
 pub mod layout;
+pub mod legacy;
+pub mod machine;
 pub mod memory;
 pub mod probe;
+pub mod process;
 pub mod rate_limit;
 pub mod vhost_user;
 pub mod virtio;

@@ -4,27 +4,14 @@
 //! initramfs are arguments of their own.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::super::prepare::OpenDisk;
 use super::super::{Accelerator, VmConfig};
 
 /// Measured otherwise, 250 ms for each processor but the first. Of no use once the kernel knows its
 /// time stamp counter, by which it then delays.
 const LOOPS_PER_JIFFY: u32 = 10_000_000;
-
-/// A disk, open as it is to be used.
-#[derive(Debug)]
-pub struct OpenDisk {
-    /// The image.
-    pub file: File,
-    /// By what the guest finds it, plain characters.
-    pub serial: String,
-    /// Whether the device refuses writes.
-    pub read_only: bool,
-    /// Whether its flushes are for nothing.
-    pub disposable: bool,
-}
 
 /// What the arguments are made from.
 #[derive(Debug)]
@@ -196,6 +183,7 @@ impl Arguments {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::fd::AsFd;
 
     use super::*;

@@ -5,8 +5,6 @@ mod arguments;
 mod vm;
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -15,20 +13,15 @@ use std::process::{Command, Stdio};
 use husk_vmm::vhost_user;
 use husk_vmm::vsock;
 
-use super::console::{Capture, RotatingFile};
-use super::{Accelerator, ChooseError, Disk, Hypervisor, MAX_SERIAL_LEN, Vm, VmConfig, VmError};
+use super::prepare::{Files, OpenDisk, prepare};
+use super::process::VmmProcess;
+use super::{Accelerator, ChooseError, Hypervisor, Vm, VmConfig, VmError};
 use crate::sys::process;
-use arguments::{Machine, OpenDisk};
+use arguments::Machine;
 use vm::QemuVm;
 
 /// Debian: package qemu-system-x86.
 const PROGRAM: &str = "qemu-system-x86_64";
-/// Of the console in memory.
-const CONSOLE_TAIL_BYTES: usize = 256 << 10;
-/// Of each of the console's two files.
-const CONSOLE_FILE_BYTES: u64 = 1 << 20;
-/// Of QEMU's standard error in memory.
-const STDERR_TAIL_BYTES: usize = 16 << 10;
 
 /// QEMU in PATH.
 ///
@@ -95,25 +88,19 @@ impl Hypervisor for Qemu {
     }
 
     fn start(&self, config: &VmConfig) -> Result<Box<dyn Vm>, VmError> {
-        check(config)?;
-        let disks = config.disks.iter().map(open_disk).collect::<Result<Vec<_>, _>>()?;
-        let log = RotatingFile::create(&config.console_log, CONSOLE_FILE_BYTES)
-            .map_err(open_error("console log", &config.console_log))?;
+        // QEMU opens kernel and initramfs itself; its own words for a missing one are worse.
+        let Files { disks, console_log, .. } = prepare(config)?;
         let (ours, theirs) = UnixStream::pair().map_err(VmError::Vsock)?;
         let device = vhost_user::serve(vsock_config(config), ours).map_err(VmError::Vsock)?;
-        let child = self.spawn(config, &disks, &theirs)?;
+        let mut child = self.spawn(config, &disks, &theirs)?;
         // Ours, or the device would never see QEMU's end of the socket close.
         drop(theirs);
         let run_error = |source| VmError::Run { program: self.program.clone(), source };
-        let mut vm = QemuVm::new(child, device).map_err(run_error)?;
-        vm.capture(|stdout, stderr| {
-            Ok((
-                Capture::start("console", stdout, CONSOLE_TAIL_BYTES, Some(log))?,
-                Capture::start("vmm-stderr", stderr, STDERR_TAIL_BYTES, None)?,
-            ))
-        })
-        .map_err(run_error)?;
-        Ok(Box::new(vm))
+        let stdout = child.stdout.take();
+        let mut process = VmmProcess::new("qemu", child).map_err(run_error)?;
+        let stdout = stdout.ok_or_else(|| run_error(std::io::ErrorKind::NotFound.into()))?;
+        process.capture(stdout, console_log).map_err(run_error)?;
+        Ok(Box::new(QemuVm::new(process, device)))
     }
 }
 
@@ -123,42 +110,6 @@ fn vsock_config(config: &VmConfig) -> vsock::Config {
         host_cid: u64::from(config.host_cid),
         limits: vsock::Limits::default(),
     }
-}
-
-fn check(config: &VmConfig) -> Result<(), VmError> {
-    if config.vcpus == 0 || config.memory_mib == 0 {
-        return Err(VmError::Size { vcpus: config.vcpus, memory_mib: config.memory_mib });
-    }
-    for disk in &config.disks {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let len = disk.serial.len();
-        if len == 0 || len > MAX_SERIAL_LEN || !disk.serial.chars().all(plain) {
-            return Err(VmError::Serial { serial: disk.serial.clone() });
-        }
-    }
-    // QEMU opens these itself; its own words for a missing one are worse.
-    File::open(&config.kernel).map_err(open_error("kernel", &config.kernel))?;
-    File::open(&config.initramfs).map_err(open_error("initramfs", &config.initramfs))?;
-    Ok(())
-}
-
-fn open_disk(disk: &Disk) -> Result<OpenDisk, VmError> {
-    let file = File::options()
-        .read(true)
-        .write(!disk.read_only)
-        .open(&disk.path)
-        .map_err(open_error("disk", &disk.path))?;
-    Ok(OpenDisk {
-        file,
-        serial: disk.serial.clone(),
-        read_only: disk.read_only,
-        disposable: disk.disposable,
-    })
-}
-
-fn open_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VmError {
-    let path = path.to_owned();
-    move |source| VmError::Open { what, path, source }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Tests: A VMM of the test's own in the place of QEMU, and QEMU itself with a kernel.
 
-use std::error::Error;
 use std::os::unix::fs::PermissionsExt;
 
 use super::super::BootPhase;
+use super::super::prepare::CONSOLE_FILE_BYTES;
 use super::*;
 
 /// A configuration whose files exist, and QEMU played by a script.
@@ -28,56 +28,6 @@ fn bench(script: &str) -> (tempfile::TempDir, VmConfig, Qemu) {
     let program = file(PROGRAM, &format!("#!/bin/sh\n{script}\n"));
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     (folder, config, Qemu::new(program, Accelerator::Tcg, None))
-}
-
-fn refusal(qemu: &Qemu, config: &VmConfig) -> VmError {
-    match qemu.start(config) {
-        Ok(_) => panic!("started"),
-        Err(error) => error,
-    }
-}
-
-#[test]
-fn missing_files_are_named() {
-    let (folder, config, qemu) = bench("exit 0");
-    let missing = folder.path().join("missing");
-    let disk =
-        Disk { serial: "root".into(), path: missing.clone(), read_only: true, disposable: false };
-    for (config, what) in [
-        (VmConfig { kernel: missing.clone(), ..config.clone() }, "kernel"),
-        (VmConfig { initramfs: missing.clone(), ..config.clone() }, "initramfs"),
-        (VmConfig { disks: vec![disk], ..config.clone() }, "disk"),
-        (VmConfig { console_log: missing.join("log"), ..config.clone() }, "console log"),
-    ] {
-        let error = refusal(&qemu, &config);
-        assert!(error.to_string().contains(what), "{error}");
-        assert!(error.to_string().contains("missing"), "{error}");
-        assert!(error.source().is_some());
-    }
-}
-
-#[test]
-fn serials_that_could_be_options_or_are_too_long_are_refused() {
-    let (_folder, config, qemu) = bench("exit 0");
-    for serial in ["", "a,b", "a=b", "a b", "ä", "123456789012345678901"] {
-        let disk = Disk {
-            serial: serial.into(),
-            path: config.kernel.clone(),
-            read_only: true,
-            disposable: false,
-        };
-        let error = refusal(&qemu, &VmConfig { disks: vec![disk], ..config.clone() });
-        assert!(matches!(&error, VmError::Serial { serial: s } if s == serial), "{error}");
-    }
-}
-
-#[test]
-fn vm_of_no_size_is_refused() {
-    let (_folder, config, qemu) = bench("exit 0");
-    for (vcpus, memory_mib) in [(0, 64), (1, 0)] {
-        let error = refusal(&qemu, &VmConfig { vcpus, memory_mib, ..config.clone() });
-        assert!(matches!(error, VmError::Size { .. }), "{error}");
-    }
 }
 
 #[test]

@@ -117,12 +117,11 @@ impl Ram {
     /// # Errors
     /// [`MemoryError`].
     pub fn create(size: Size) -> Result<Self, MemoryError> {
-        let host = sysinfo().map_err(refused("sysinfo"))?;
-        Self::create_on_host(size, host.ram_total() >> 20)
+        Self::create_on_host(size, host_mib()?)
     }
 
     pub(crate) fn create_on_host(size: Size, host_mib: u64) -> Result<Self, MemoryError> {
-        check(size, host_mib)?;
+        check_on_host(size, host_mib)?;
         let regions = plan(size);
         let len = regions.iter().map(|region| region.len).sum();
         let file = Arc::new(sealed_memfd(len)?);
@@ -156,7 +155,19 @@ impl Ram {
     }
 }
 
-fn check(size: Size, host_mib: u64) -> Result<(), MemoryError> {
+/// Whether this host has so much memory, and a guest may have it.
+///
+/// # Errors
+/// [`MemoryError`].
+pub fn check(size: Size) -> Result<(), MemoryError> {
+    check_on_host(size, host_mib()?)
+}
+
+fn host_mib() -> Result<u64, MemoryError> {
+    Ok(sysinfo().map_err(refused("sysinfo"))?.ram_total() >> 20)
+}
+
+fn check_on_host(size: Size, host_mib: u64) -> Result<(), MemoryError> {
     let Size { mib, hotplug_mib } = size;
     if mib < MIN_MIB {
         return Err(MemoryError::TooSmall { mib });

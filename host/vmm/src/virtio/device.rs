@@ -117,6 +117,13 @@ pub trait Device: Any + Send {
     /// over the queue is enough: with more to do, the device asks for another turn.
     fn on_kick(&mut self, index: usize);
 
+    /// Whether somebody else serves the queues and takes the kicks, [`Interrupt::kicks`]: then the
+    /// event loop leaves them alone, and [`Self::on_kick`] is never called. The same for all of the
+    /// device's life.
+    fn takes_kicks(&self) -> bool {
+        false
+    }
+
     /// Descriptors to be watched from the start to the end of the device, edge-triggered: whoever
     /// gets an event works until it would block, or remembers that it may go on.
     fn sources(&self) -> Vec<(BorrowedFd<'_>, EpollFlags)> {

@@ -19,6 +19,8 @@ pub const STATUS_CONFIG: u32 = 2;
 #[derive(Debug)]
 pub struct Interrupt {
     status: AtomicU32,
+    /// Bits of the status that are set whatever was acknowledged.
+    held: AtomicU32,
     generation: AtomicU32,
     needs_reset: AtomicBool,
     event: EventFd,
@@ -43,6 +45,7 @@ impl Interrupt {
         let event = || EventFd::from_flags(flags).map_err(io::Error::from);
         Ok(Self {
             status: AtomicU32::new(0),
+            held: AtomicU32::new(0),
             generation: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
             event: event()?,
@@ -53,6 +56,13 @@ impl Interrupt {
     /// Buffers were used. Whether the guest wants to know is for the caller to ask of the queue.
     pub fn used(&self) {
         self.raise(STATUS_USED);
+    }
+
+    /// From now to the next reset, the status says that buffers were used: somebody signals the
+    /// eventfd who cannot set the status, a vhost-user back end. The guest looks at its queues more
+    /// often than it has to.
+    pub fn hold_used(&self) {
+        self.held.store(STATUS_USED, Ordering::SeqCst);
     }
 
     /// The configuration space changed. To be called under the lock under which it was changed, so
@@ -120,7 +130,7 @@ impl Interrupt {
     /// The InterruptStatus register.
     #[must_use]
     pub fn status(&self) -> u32 {
-        self.status.load(Ordering::SeqCst)
+        self.status.load(Ordering::SeqCst) | self.held.load(Ordering::SeqCst)
     }
 
     /// The InterruptACK register was written.
@@ -137,6 +147,7 @@ impl Interrupt {
     /// The device was reset.
     pub fn clear(&self) {
         self.needs_reset.store(false, Ordering::SeqCst);
+        self.held.store(0, Ordering::SeqCst);
         self.status.store(0, Ordering::SeqCst);
     }
 }

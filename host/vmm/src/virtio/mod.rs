@@ -14,15 +14,20 @@
 //! A device's folder has `core`, plain functions over memory and a queue, and beside it what holds
 //! descriptors.
 
+pub mod balloon;
 pub mod blk;
 pub mod console;
 pub mod device;
+pub mod fs;
 pub mod interrupt;
+pub mod mem;
 pub mod mmio;
+pub mod net;
 pub mod queue;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vsock;
 
 pub use device::{ActivateError, Activation, Counters, Device, Kind};
 pub use interrupt::Interrupt;

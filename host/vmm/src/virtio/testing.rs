@@ -33,10 +33,15 @@
     reason = "what fails here is the test, or its own mistake"
 )]
 
+pub mod probe;
+
+use std::fs::File;
 use std::sync::Arc;
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{ByteValued, Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
 use super::Device;
 use super::mmio::{Transport, status};
@@ -69,10 +74,15 @@ const USED: u64 = 0xa000;
 /// The most descriptors that the rings have room for.
 const MAX_SIZE: u16 = 2048;
 
-/// [`MEMORY_BYTES`] of zeroes.
+/// [`MEMORY_BYTES`] of zeroes, in a sealed memfd as a guest's are.
 #[must_use]
 pub fn memory() -> Memory {
-    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).unwrap()
+    let flags = MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_CLOEXEC;
+    let file = File::from(memfd_create("guest", flags).unwrap());
+    file.set_len(MEMORY_BYTES as u64).unwrap();
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK)).unwrap();
+    let region = (GuestAddress(0), MEMORY_BYTES, Some(FileOffset::new(file, 0)));
+    GuestMemoryMmap::from_ranges_with_files([region]).unwrap()
 }
 
 /// A piece of guest memory that a descriptor may point to.
@@ -318,7 +328,12 @@ impl Driver {
     /// A device that nobody talked to.
     #[must_use]
     pub fn new(device: Box<dyn Device>) -> Self {
-        let memory = memory();
+        Self::with_memory(device, memory())
+    }
+
+    /// The same with other memory, of which the first [`MEMORY_BYTES`] are for queues and buffers.
+    #[must_use]
+    pub fn with_memory(device: Box<dyn Device>, memory: Memory) -> Self {
         let transport = Arc::new(Transport::new(device, memory.clone()).unwrap());
         let events = EventLoop::new(std::slice::from_ref(&transport)).unwrap();
         Self { transport, memory, events, queues: Vec::new() }

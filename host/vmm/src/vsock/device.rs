@@ -70,15 +70,15 @@ fn receive_packet(
 ) {
     if is_too_long(chain) {
         tracing::debug!("vsock packet in too many pieces dropped");
-        return;
+        return muxer.drop_malformed();
     }
     let Ok(mut reader) = chain.clone().reader(memory) else {
         tracing::debug!("vsock packet outside of memory dropped");
-        return;
+        return muxer.drop_malformed();
     };
     let Ok(header) = Header::read_from(&mut reader) else {
         tracing::debug!("vsock packet without a whole header dropped");
-        return;
+        return muxer.drop_malformed();
     };
     if header.len > MAX_PAYLOAD_LEN || reader.available_bytes() < header.len as usize {
         return muxer.receive_malformed(&header);

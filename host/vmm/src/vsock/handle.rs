@@ -1,6 +1,7 @@
 //! What the rest of the host holds of a vsock device: connect, listen, accept. Sends requests to
 //! the thread that serves the device and never touches its state.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -27,7 +28,7 @@ pub enum Command {
         /// Port on the host.
         host_port: u32,
         /// Where the connections go.
-        sink: OfferSink,
+        sink: Box<dyn Offers>,
         /// Gets whether the port was free.
         reply: SyncSender<bool>,
     },
@@ -105,7 +106,7 @@ impl VsockHandle {
     pub fn listen(&self, host_port: u32, backlog: usize) -> io::Result<VsockListener> {
         let (sender, streams) = mpsc::sync_channel(backlog);
         let ready = Arc::new(event_fd(EfdFlags::EFD_SEMAPHORE)?);
-        let sink = OfferSink { streams: Some(sender), ready: ready.clone() };
+        let sink = Box::new(OfferSink { streams: Some(sender), ready: ready.clone() });
         let (reply, answer) = mpsc::sync_channel(1);
         self.send(Command::Listen { host_port, sink, reply })?;
         match answer.recv() {
@@ -123,15 +124,20 @@ impl VsockHandle {
 }
 
 /// Where the device puts the guest's connections to one port.
+pub trait Offers: Send + fmt::Debug {
+    /// Hands a connection over. False when the backlog is full or nobody listens any more.
+    fn offer(&self, stream: UnixStream) -> bool;
+}
+
+/// To a listener of this process.
 #[derive(Debug)]
-pub struct OfferSink {
+struct OfferSink {
     streams: Option<SyncSender<UnixStream>>,
     ready: Arc<EventFd>,
 }
 
-impl OfferSink {
-    /// Hands a connection over. False when the backlog is full or nobody listens any more.
-    pub fn offer(&self, stream: UnixStream) -> bool {
+impl Offers for OfferSink {
+    fn offer(&self, stream: UnixStream) -> bool {
         let taken = self.streams.as_ref().is_some_and(|streams| streams.try_send(stream).is_ok());
         // The count cannot overflow: one per waiting stream.
         taken && self.ready.write(1).is_ok()
@@ -243,7 +249,7 @@ mod tests {
         handle: &VsockHandle,
         mailbox: &Mailbox,
         backlog: usize,
-    ) -> (VsockListener, OfferSink) {
+    ) -> (VsockListener, Box<dyn Offers>) {
         std::thread::scope(|scope| {
             let listening = scope.spawn(|| handle.listen(7, backlog).unwrap());
             let sink = loop {

@@ -10,7 +10,8 @@
 //! - [`connection`]: one stream's state machine;
 //! - [`muxer`]: the table of connections and of listening host ports;
 //! - [`device`]: the two queues, driven by any transport;
-//! - [`handle`], [`streams`]: the host's side, where descriptors begin.
+//! - [`handle`], [`streams`]: the host's side, where descriptors begin;
+//! - [`relay`]: the same handle for a device in another process.
 //!
 //! Everything the guest sends is hostile. What it can make the host hold is bounded by
 //! [`Limits`], whatever it does.
@@ -22,6 +23,7 @@ pub mod device;
 pub mod handle;
 pub mod muxer;
 pub mod packet;
+pub mod relay;
 pub mod streams;
 
 #[cfg(test)]

@@ -31,6 +31,21 @@ pub struct TooManyConnections {
     limit: usize,
 }
 
+/// What passed a device since it was made; resets change nothing of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets of the guest.
+    pub received_packets: u64,
+    /// Their payload, of connections that there are.
+    pub received_bytes: u64,
+    /// Packets for the guest.
+    pub sent_packets: u64,
+    /// Their payload.
+    pub sent_bytes: u64,
+    /// Packets of the guest that make no sense.
+    pub malformed: u64,
+}
+
 #[derive(Debug)]
 struct Entry {
     connection: Connection,
@@ -58,6 +73,7 @@ pub struct Muxer {
     resets: VecDeque<Header>,
     large: usize,
     next_port: u32,
+    traffic: Traffic,
 }
 
 impl Muxer {
@@ -74,7 +90,14 @@ impl Muxer {
             resets: VecDeque::new(),
             large: 0,
             next_port: FIRST_EPHEMERAL_PORT,
+            traffic: Traffic::default(),
         }
+    }
+
+    /// What passed until now.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// Addresses and bounds.
@@ -99,10 +122,11 @@ impl Muxer {
     /// Returns the connections that were.
     pub fn reset(&mut self) -> Vec<ConnectionId> {
         let listeners = std::mem::take(&mut self.listeners);
-        let next_port = self.next_port;
+        let Self { next_port, traffic, .. } = *self;
         let old = std::mem::replace(self, Self::new(self.config));
         self.listeners = listeners;
         self.next_port = next_port;
+        self.traffic = traffic;
         old.entries.into_keys().collect()
     }
 
@@ -117,6 +141,7 @@ impl Muxer {
 
     /// Takes one packet of the guest. `payload` yields at least `header.len` bytes.
     pub fn receive(&mut self, header: &Header, payload: &mut impl Read) {
+        self.traffic.received_packets = self.traffic.received_packets.saturating_add(1);
         if header.src_cid != self.config.guest_cid {
             tracing::debug!(src_cid = header.src_cid, "vsock packet of a foreign address dropped");
             return;
@@ -131,6 +156,8 @@ impl Muxer {
                 self.resets.push_back(reset_for(header));
             }
             (Some(op), Some(entry)) if addressed => {
+                let bytes = &mut self.traffic.received_bytes;
+                *bytes = bytes.saturating_add(u64::from(header.len));
                 entry.connection.receive(op, header, payload);
                 self.wake_both(id);
             }
@@ -143,8 +170,14 @@ impl Muxer {
         }
     }
 
+    /// Counts a packet that has not even a header.
+    pub fn drop_malformed(&mut self) {
+        self.traffic.malformed = self.traffic.malformed.saturating_add(1);
+    }
+
     /// Refuses the connection of a packet that cannot be read whole.
     pub fn receive_malformed(&mut self, header: &Header) {
+        self.drop_malformed();
         let id = ConnectionId { host_port: header.dst_port, guest_port: header.src_port };
         if self.update(id, Connection::abort).is_some() {
             self.wake_both(id);
@@ -174,6 +207,7 @@ impl Muxer {
     pub fn send(&mut self, room: usize, writer: &mut impl Write) -> io::Result<Option<usize>> {
         if let Some(header) = self.resets.pop_front() {
             writer.write_all(&header.to_bytes())?;
+            self.count_sent(0);
             return Ok(Some(HEADER_LEN));
         }
         while let Some(id) = self.speakers.pop_front() {
@@ -189,9 +223,17 @@ impl Muxer {
                 entry.connection.abort();
             }
             self.wake_both(id);
-            return written.map(|()| Some(HEADER_LEN + output.len as usize));
+            written?;
+            self.count_sent(output.len);
+            return Ok(Some(HEADER_LEN + output.len as usize));
         }
         Ok(None)
+    }
+
+    fn count_sent(&mut self, bytes: u32) {
+        let traffic = &mut self.traffic;
+        traffic.sent_packets = traffic.sent_packets.saturating_add(1);
+        traffic.sent_bytes = traffic.sent_bytes.saturating_add(u64::from(bytes));
     }
 
     // ---- the host's side ----

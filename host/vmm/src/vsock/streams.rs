@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::connection::Connection;
-use super::handle::{Command, OfferSink};
+use super::handle::{Command, Offers};
 use super::muxer::{ConnectionId, Muxer};
 
 /// The most that close(2) may have to throw away: more than a socket holds.
@@ -31,7 +31,7 @@ struct Stream {
 #[derive(Debug, Default)]
 pub struct Streams {
     sockets: HashMap<ConnectionId, Stream>,
-    sinks: HashMap<u32, OfferSink>,
+    sinks: HashMap<u32, Box<dyn Offers>>,
 }
 
 /// The epoll datum of a connection. Ports of the host are never `u32::MAX`, so datums whose upper

@@ -106,3 +106,43 @@ impl Check {
         SeccompCondition::new(self.argument, SeccompCmpArgLen::Dword, operator, value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROLES: [Role; 3] = [Role::Main, Role::Vcpu, Role::Block];
+
+    #[test]
+    fn no_list_widens_what_another_narrows() {
+        for role in ROLES {
+            let mut mentions: BTreeMap<i64, Vec<bool>> = BTreeMap::new();
+            for call in role.lists().iter().copied().flatten() {
+                mentions.entry(call.number).or_default().push(call.when.is_empty());
+            }
+            for (number, free) in mentions {
+                assert!(free.len() == 1 || !free.contains(&true), "{role:?}: call {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn checks_name_arguments_and_ask_something() {
+        for check in ROLES.into_iter().flat_map(|role| role.lists().iter().copied().flatten()) {
+            for check in check.when.iter().copied().flatten() {
+                assert!(check.argument < 6);
+                assert!(!matches!(check.is, Is::Without(0) | Is::With(0)), "{check:?}");
+            }
+            assert!(check.when.iter().all(|checks| !checks.is_empty()));
+        }
+    }
+
+    #[test]
+    fn programs_fit_into_the_kernel() {
+        for role in ROLES {
+            let program = compile(role, SeccompAction::KillProcess).unwrap();
+            // BPF_MAXINSNS, linux/bpf_common.h.
+            assert!(!program.is_empty() && program.len() <= 4096, "{role:?}: {}", program.len());
+        }
+    }
+}

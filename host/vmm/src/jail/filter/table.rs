@@ -3,7 +3,7 @@
 //!
 //! A check looks at one argument, counted from 0, as the kernel's own function has it. Nothing here
 //! opens, creates, connects, binds, starts or becomes anything: whatever a thread works on is a
-//! descriptor that was there before.
+//! descriptor that was there before, came over a socket, or is one end of a pair.
 
 use kvm_bindings::{KVMIO, kvm_clock_data, kvm_mp_state, kvm_regs, kvm_sregs};
 
@@ -126,7 +126,9 @@ pub const EVERY_THREAD: &[Call] = &[
 
 /// What devices do, on whichever thread the transport calls them.
 pub const DEVICES: &[Call] = &[
-    // Disks: requests by io_uring, which was set up before.
+    // Disks: requests by io_uring, which was set up before. The filter does not see what a ring is
+    // asked for: the ring itself refuses all but what disks need, io_uring_register(2),
+    // IORING_REGISTER_RESTRICTIONS.
     any(libc::SYS_io_uring_enter),
     any(libc::SYS_pread64),
     any(libc::SYS_pwrite64),
@@ -154,16 +156,21 @@ pub const DEVICES: &[Call] = &[
     when(libc::SYS_sendto, &[&[equal(4, 0), equal(5, 0)]]),
     any(libc::SYS_shutdown),
     when(libc::SYS_ioctl, &[&[request(FIONBIO)]]),
-    // Sources come and go with connections.
+    // A connection that the guest asks for: one end is sent to whoever listens.
+    when(
+        libc::SYS_socketpair,
+        &[&[equal(0, libc::AF_UNIX), equal(1, libc::SOCK_STREAM | libc::SOCK_CLOEXEC)]],
+    ),
+    // Sources come and go with connections; a device may have an epoll of its own.
     any(libc::SYS_epoll_ctl),
+    any(libc::SYS_epoll_wait),
+    any(libc::SYS_epoll_pwait),
     // Rate limits.
     any(libc::SYS_timerfd_settime),
 ];
 
 /// The first thread.
 pub const MAIN: &[Call] = &[
-    any(libc::SYS_epoll_wait),
-    any(libc::SYS_epoll_pwait),
     any(libc::SYS_poll),
     any(libc::SYS_ppoll),
     // Descriptors that come over the control socket.

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -13,9 +14,9 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::{getpid, getppid};
 use seccompiler::SeccompAction;
 
-use super::super::{filter, filter::Role, landlock, namespaces, privileges};
+use super::super::{enter, filter, filter::Role, landlock, namespaces, privileges};
 use super::sys::{End, page, spawn, syscall, wait};
-use super::{Who, everybody};
+use super::{Who, everybody, forbid_namespaces};
 
 /// What is on the host that a VMM might reach for.
 struct Host {
@@ -28,7 +29,8 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let name = format!("husk-jail-{}-{:?}", getpid(), std::thread::current().id());
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("husk-jail-{}-{}", getpid(), NEXT.fetch_add(1, Ordering::Relaxed));
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         Self {
             tcp: TcpListener::bind("127.0.0.1:0").unwrap(),
@@ -126,6 +128,9 @@ const REFUSED_BY_FILTER: &[Attempt] = &[
     ("unix socket", |_| {
         plain(libc::SYS_socket, [of(libc::AF_UNIX), of(libc::SOCK_STREAM), 0, 0, 0, 0])
     }),
+    ("pair of datagram sockets", |_| {
+        plain(libc::SYS_socketpair, [of(libc::AF_UNIX), of(libc::SOCK_DGRAM), 0, page(), 0, 0])
+    }),
     ("netlink socket", |_| {
         plain(libc::SYS_socket, [of(libc::AF_NETLINK), of(libc::SOCK_RAW), 0, 0, 0, 0])
     }),
@@ -206,6 +211,47 @@ fn filtered_thread_that_tries_to_leave_is_killed() {
                 );
             }
         }
+    }
+}
+
+/// What threads of one kind do and others must not.
+const OF_OTHER_ROLES: &[(Role, Attempt)] = &[
+    (Role::Main, ("run the guest", |_| plain(libc::SYS_ioctl, [0, of(0xae80), 0, 0, 0, 0]))),
+    (Role::Block, ("run the guest", |_| plain(libc::SYS_ioctl, [0, of(0xae80), 0, 0, 0, 0]))),
+    (
+        Role::Vcpu,
+        ("set the guest's clock", |_| plain(libc::SYS_ioctl, [0, of(0x4030_ae7b), 0, 0, 0, 0])),
+    ),
+    (
+        Role::Vcpu,
+        ("change a descriptor", |_| plain(libc::SYS_fcntl, [0, of(libc::F_SETFL), 0, 0, 0, 0])),
+    ),
+    (Role::Block, ("submit to a ring", |_| plain(libc::SYS_io_uring_enter, [0; 6]))),
+    (Role::Block, ("make sockets", |_| errno(std::os::unix::net::UnixStream::pair()))),
+    (Role::Block, ("receive a message", |_| plain(libc::SYS_recvmsg, [0, page(), 0, 0, 0, 0]))),
+    (Role::Block, ("tell a tap", |_| plain(libc::SYS_ioctl, [0, of(0x4004_54d0), 0, 0, 0, 0]))),
+];
+
+#[test]
+fn filtered_thread_that_does_the_work_of_others_is_killed() {
+    let host = Host::new();
+    for (role, attempt) in OF_OTHER_ROLES {
+        let end = refusal(&host, || filter::install(*role).unwrap(), attempt);
+        assert_eq!(end, Some(End::Killed(Signal::SIGSYS)), "{role:?} {}", attempt.0);
+    }
+}
+
+#[test]
+fn filter_refuses_on_a_host_that_forbids_namespaces() {
+    let host = Host::new();
+    for attempt in REFUSED_TWICE.iter().chain(REFUSED_BY_FILTER) {
+        let prepare = || {
+            forbid_namespaces();
+            enter(&keep(&host)).unwrap();
+            filter::install(Role::Main).unwrap();
+        };
+        let end = refusal(&host, prepare, attempt);
+        assert_eq!(end, Some(End::Killed(Signal::SIGSYS)), "{}", attempt.0);
     }
 }
 

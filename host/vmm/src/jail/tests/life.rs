@@ -5,8 +5,11 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Gid, Uid, getegid, geteuid, getgroups, pipe};
+use nix::unistd::{getegid, geteuid, getgroups, pipe};
+use serde::{Deserialize, Serialize};
 
 use super::super::filter::{self, Role};
 use super::sys::{End, PANICKED, is_open, spawn, wait};
@@ -29,26 +32,43 @@ fn descriptors_that_are_not_kept_are_closed() {
     }
 }
 
+/// What a jailed process is.
+#[derive(Debug, Serialize, Deserialize)]
+struct Identity {
+    user: u32,
+    group: u32,
+    groups: usize,
+    core_limits: (u64, u64),
+    dumpable: bool,
+    no_new_privs: bool,
+}
+
+impl Identity {
+    fn look() -> Self {
+        Self {
+            user: geteuid().as_raw(),
+            group: getegid().as_raw(),
+            groups: getgroups().unwrap().len(),
+            core_limits: getrlimit(Resource::RLIMIT_CORE).unwrap(),
+            dumpable: prctl::get_dumpable().unwrap(),
+            no_new_privs: prctl::get_no_new_privs().unwrap(),
+        }
+    }
+}
+
 #[test]
 fn jailed_process_is_nobody_and_leaves_no_trace_of_its_memory() {
     for who in everybody() {
-        let (user, group, groups, dumpable, no_new_privs, core): (u32, u32, _, _, _, _) =
-            ask(|answer| {
-                who.enter(&[answer]).unwrap();
-                let groups = getgroups().unwrap().len();
-                let core = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_CORE);
-                let dumpable = nix::sys::prctl::get_dumpable().unwrap();
-                let no_new_privs = nix::sys::prctl::get_no_new_privs().unwrap();
-                let ids: (Uid, Gid) = (geteuid(), getegid());
-                let ids = (ids.0.as_raw(), ids.1.as_raw());
-                (ids.0, ids.1, groups, dumpable, no_new_privs, core.unwrap())
-            });
-        assert!(user != 0 && group != 0, "{who:?}: {user} {group}");
-        assert_eq!(core, (0, 0));
-        assert!(!dumpable && no_new_privs);
+        let jailed = ask(|answer| {
+            who.enter(&[answer]).unwrap();
+            Identity::look()
+        });
+        assert!(jailed.user != 0 && jailed.group != 0, "{jailed:?}");
+        assert_eq!(jailed.core_limits, (0, 0));
+        assert!(!jailed.dumpable && jailed.no_new_privs, "{jailed:?}");
         if who == Who::Root {
-            assert!(user > 0x7000_0000 && user == group, "{user} {group}");
-            assert_eq!(groups, 0);
+            assert!(jailed.user > 0x7000_0000 && jailed.user == jailed.group, "{jailed:?}");
+            assert_eq!(jailed.groups, 0);
         }
     }
 }
@@ -65,15 +85,15 @@ fn jailed_process_dies_with_its_parent() {
     for who in everybody() {
         let (reader, writer) = pipe().unwrap();
         let (ready, tell_ready) = pipe().unwrap();
-        let (_never, block) = pipe().unwrap();
+        let (never, silent) = pipe().unwrap();
         let parent = spawn(|| {
             let vmm = spawn(|| {
-                let held = [writer.as_fd(), tell_ready.as_fd(), _never.as_fd(), block.as_fd()];
+                let held = [writer.as_fd(), tell_ready.as_fd(), never.as_fd(), silent.as_fd()];
                 who.enter(&held).unwrap();
                 filter::install(Role::Main).unwrap();
                 nix::unistd::write(&tell_ready, b"x").unwrap();
                 // For ever: the other side is open in this process.
-                let _ = nix::unistd::read(&_never, &mut [0]);
+                let _ = nix::unistd::read(&never, &mut [0]);
                 1
             });
             wait_for_ever(vmm)

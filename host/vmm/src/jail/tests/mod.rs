@@ -9,9 +9,11 @@ mod sys;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use caps::CapSet;
+use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, geteuid, pipe, setgroups, setresgid, setresuid};
 
-use super::{JailError, Report, enter};
+use super::{JailError, Layer, Report, enter};
 use sys::{End, spawn, wait};
 
 /// A user without privileges: the one who owns nothing.
@@ -81,7 +83,7 @@ fn report_says_what_holds() {
             assert!(report.user.holds(), "{report:?}");
             assert!(report.capabilities.holds(), "{report:?}");
         }
-        assert!(!matches!(report.capabilities, super::Layer::Missing { .. }), "{report:?}");
+        assert!(!matches!(report.capabilities, Layer::Missing { .. }), "{report:?}");
     }
 }
 
@@ -96,4 +98,34 @@ fn process_with_two_threads_is_refused() {
         refused
     });
     assert!(refused);
+}
+
+/// A user on a host that lets nobody make namespaces: the user's own limit is zero, and privileges
+/// are given up. user_namespaces(7), `/proc/sys/user`.
+fn forbid_namespaces() {
+    Who::User.become_self();
+    unshare(CloneFlags::CLONE_NEWUSER).unwrap();
+    std::fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::clear(None, set).unwrap();
+    }
+}
+
+#[test]
+fn host_that_forbids_namespaces_is_reported_and_the_other_layers_hold() {
+    let report: Report = ask(|answer| {
+        forbid_namespaces();
+        enter(&[answer]).unwrap()
+    });
+    let Layer::Missing { reason } = &report.namespaces else { panic!("{report:?}") };
+    assert!(reason.starts_with("unshare: "), "{reason}");
+    assert!(matches!(report.root, Layer::Missing { .. }), "{report:?}");
+    let bounding =
+        matches!(&report.capabilities, Layer::Partly { reason } if reason.contains("bounding"));
+    assert!(bounding, "{report:?}");
+    let elsewhere: Report = ask(|answer| Who::User.enter(&[answer]).unwrap());
+    assert_eq!(
+        (report.user, report.files, report.network, report.scopes),
+        (elsewhere.user, elsewhere.files, elsewhere.network, elsewhere.scopes)
+    );
 }

@@ -197,7 +197,7 @@ pub fn complete(
         outcome.progress = true;
     }
     if outcome.progress {
-        outcome.notify = queue.needs_notification(memory)?;
+        outcome.notify = queue::wants_interrupt(queue, memory)?;
     }
     Ok(outcome)
 }
@@ -219,6 +219,17 @@ fn write_id(memory: &Memory, data: &[Segment], id: &[u8]) -> u32 {
         written += part;
     }
     u32::try_from(written).unwrap_or(0)
+}
+
+/// For tests of other files.
+#[cfg(test)]
+pub(super) mod testing {
+    use super::{Class, GuestAddress, Pending};
+
+    /// A chain like any other.
+    pub fn pending() -> Pending {
+        Pending { head: 0, status: GuestAddress(0), class: Class::Read, bytes: 0 }
+    }
 }
 
 #[cfg(test)]

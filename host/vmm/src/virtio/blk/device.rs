@@ -112,7 +112,6 @@ pub struct Device {
     engine: Box<dyn Engine>,
     limiter: RateLimiter,
     counts: Counts,
-    broken: u64,
     /// Kept for its room.
     done: Vec<Done>,
 }
@@ -139,7 +138,6 @@ impl Device {
             engine,
             limiter: RateLimiter::new(&config.limits).map_err(failed)?,
             counts: Counts::default(),
-            broken: 0,
             done: Vec::new(),
         })
     }
@@ -170,8 +168,10 @@ impl Device {
         if let Err(error) = round.run(&self.disk, &mut self.counts) {
             tracing::debug!(%error, "queue of a disk");
             self.engine.drain();
-            self.broken += 1;
-            self.state = State::Broken;
+            let State::Active(active) = std::mem::replace(&mut self.state, State::Broken) else {
+                return;
+            };
+            active.interrupt.needs_reset();
         }
     }
 }
@@ -201,7 +201,7 @@ impl Round<'_> {
         }
         let has_room = self.active.in_flight < MAX_IN_FLIGHT;
         if taken.more || (was_full && has_room) {
-            self.engine.nudge();
+            self.active.interrupt.again(0);
         }
         Ok(())
     }
@@ -321,7 +321,6 @@ impl virtio::Device for Device {
     fn counters(&self) -> Counters {
         let mut counters = self.counts.counters();
         counters.insert("throttled", self.limiter.throttled());
-        counters.insert("broken", self.broken);
         counters
     }
 }

@@ -4,85 +4,11 @@ use proptest::prelude::*;
 
 use super::registers::QUEUE_NOTIFY;
 use super::*;
-use crate::virtio::Kind;
-use crate::virtio::queue::{self, Served};
+use crate::virtio::testing::probe::{FEATURE, Probe};
 use crate::virtio::testing::{Buffer, Driver, EVENT_IDX, INDIRECT_DESC, VERSION_1};
 
-const FEATURE: u64 = 1 << 5;
-
-/// Gives back every chain with length 1. Its configuration space is 1, 2, ... 12, and writable.
-#[derive(Default)]
-struct Probe {
-    active: Option<Activation>,
-    config: Vec<u8>,
-    refuse: bool,
-    resets: u64,
-    kicks: u64,
-    served: u64,
-}
-
-impl Device for Probe {
-    fn kind(&self) -> Kind {
-        Kind::Entropy
-    }
-
-    fn features(&self) -> u64 {
-        FEATURE
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &[16, 64]
-    }
-
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (at, byte) in data.iter_mut().enumerate() {
-            let value = from.checked_add(at).and_then(|at| self.config.get(at));
-            *byte = value.copied().unwrap_or(*byte);
-        }
-    }
-
-    fn write_config(&mut self, offset: u64, data: &[u8]) {
-        self.config[usize::try_from(offset).unwrap()] = data[0];
-    }
-
-    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        assert!(self.active.is_none(), "activated twice");
-        if self.refuse {
-            return Err(ActivateError { kind: self.kind(), reason: "no".to_owned() });
-        }
-        self.active = Some(activation);
-        Ok(())
-    }
-
-    fn reset(&mut self) {
-        self.active = None;
-        self.resets += 1;
-    }
-
-    fn on_kick(&mut self, index: usize) {
-        self.kicks += 1;
-        let Activation { memory, queues, interrupt, .. } = self.active.as_mut().unwrap();
-        let Some(queue) = &mut queues[index] else { return };
-        let served = &mut self.served;
-        let passed = queue::pass(queue, memory, |_| {
-            *served += 1;
-            Served::Used(1)
-        });
-        match passed {
-            Ok(outcome) if outcome.notify => interrupt.used(),
-            Ok(_) => {}
-            Err(_) => interrupt.needs_reset(),
-        }
-    }
-
-    fn counters(&self) -> Counters {
-        [("kicks", self.kicks), ("resets", self.resets), ("served", self.served)].into()
-    }
-}
-
 fn driver() -> Driver {
-    Driver::new(Box::new(Probe { config: (1..=12).collect(), ..Probe::default() }))
+    Driver::new(Box::new(Probe::new()))
 }
 
 fn started() -> Driver {

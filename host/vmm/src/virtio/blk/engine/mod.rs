@@ -72,9 +72,6 @@ pub trait Engine: Send {
 
     /// Its event was seen.
     fn acknowledge(&mut self);
-
-    /// Makes its event readable: there is other work to go on with.
-    fn nudge(&self);
 }
 
 /// What a thread of an engine does first: whoever sets up the process confines it here.

@@ -116,6 +116,20 @@ impl Ring {
     }
 }
 
+#[cfg(test)]
+impl Ring {
+    /// Asks for an operation that no disk needs; what it gets.
+    pub fn try_forbidden(&mut self) -> Option<i32> {
+        let path = c"/dev/null";
+        let entry = opcode::OpenAt::new(io_uring::types::Fd(libc::AT_FDCWD), path.as_ptr()).build();
+        // SAFETY: the path is a constant.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        pushed.ok()?;
+        self.ring.submit_and_wait(1).ok()?;
+        self.ring.completion().next().map(|completion| completion.result())
+    }
+}
+
 impl Engine for Ring {
     fn name(&self) -> &'static str {
         "io_uring"
@@ -138,7 +152,8 @@ impl Engine for Ring {
         if let Err(error) = self.ring.submit() {
             // Short of memory, or interrupted: the entries stay, and are tried again from the event.
             tracing::debug!(%error, "submit to io_uring");
-            self.nudge();
+            // EAGAIN: it is as readable as can be.
+            let _ = self.event.write(1);
         }
     }
 
@@ -180,11 +195,6 @@ impl Engine for Ring {
         // EAGAIN: nothing was there.
         let _ = self.event.read();
     }
-
-    fn nudge(&self) {
-        // EAGAIN: it is as readable as can be.
-        let _ = self.event.write(1);
-    }
 }
 
 impl Drop for Ring {
@@ -196,7 +206,7 @@ impl Drop for Ring {
 /// The step as the ring has it.
 fn entry(step: Step<'_>) -> Entry {
     let count = |pieces: &[libc::iovec]| u32::try_from(pieces.len()).unwrap_or(0);
-    let entry = match step {
+    match step {
         Step::Read { offset, data } => {
             let pieces = data.pieces();
             opcode::Readv::new(DISK, pieces.as_ptr(), count(pieces)).offset(offset).build()
@@ -209,9 +219,7 @@ fn entry(step: Step<'_>) -> Entry {
             opcode::Fallocate::new(DISK, len).offset(offset).mode(mode(how).bits()).build()
         }
         Step::Sync => opcode::Fsync::new(DISK).flags(FsyncFlags::DATASYNC).build(),
-    };
-    // Built with the flag already, as the file is one of the table.
-    entry
+    }
 }
 
 /// fallocate(2)'s name for it.

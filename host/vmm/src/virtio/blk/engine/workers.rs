@@ -196,11 +196,6 @@ impl Engine for Workers {
         // EAGAIN: nothing was there.
         let _ = self.shared.event.read();
     }
-
-    fn nudge(&self) {
-        // EAGAIN: it is as readable as can be.
-        let _ = self.shared.event.write(1);
-    }
 }
 
 impl Drop for Workers {

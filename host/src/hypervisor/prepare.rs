@@ -1,0 +1,184 @@
+//! What every hypervisor does before it starts a VM: looks at the configuration and opens its files.
+//! Starts nothing.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use husk_vmm::boot::MAX_VCPUS;
+use husk_vmm::config::is_plain;
+use husk_vmm::memory::{self, Size};
+
+use super::console::RotatingFile;
+use super::{Disk, MAX_SERIAL_LEN, VmConfig, VmError};
+
+/// Of each of the console's two files.
+pub const CONSOLE_FILE_BYTES: u64 = 1 << 20;
+
+/// A disk, open as it is to be used.
+#[derive(Debug)]
+pub struct OpenDisk {
+    /// The image.
+    pub file: File,
+    /// By what the guest finds it, plain characters.
+    pub serial: String,
+    /// Whether the device refuses writes.
+    pub read_only: bool,
+    /// Whether its flushes are for nothing.
+    pub disposable: bool,
+}
+
+/// The files of a VM, open.
+#[derive(Debug)]
+pub struct Files {
+    pub kernel: File,
+    pub initramfs: File,
+    pub disks: Vec<OpenDisk>,
+    pub console_log: RotatingFile,
+}
+
+/// Opens what a VM is made of, if there can be such a VM.
+///
+/// # Errors
+/// [`VmError`]: the first thing that is wrong.
+pub fn prepare(config: &VmConfig) -> Result<Files, VmError> {
+    check(config)?;
+    Ok(Files {
+        kernel: open("kernel", &config.kernel, false)?,
+        initramfs: open("initramfs", &config.initramfs, false)?,
+        disks: config.disks.iter().map(open_disk).collect::<Result<_, _>>()?,
+        console_log: RotatingFile::create(&config.console_log, CONSOLE_FILE_BYTES)
+            .map_err(open_error("console log", &config.console_log))?,
+    })
+}
+
+fn check(config: &VmConfig) -> Result<(), VmError> {
+    let VmConfig { vcpus, memory_mib, disks, .. } = config;
+    if !(1..=u32::from(MAX_VCPUS)).contains(vcpus) {
+        return Err(VmError::Vcpus { vcpus: *vcpus });
+    }
+    memory::check(Size { mib: *memory_mib, hotplug_mib: 0 }).map_err(VmError::Memory)?;
+    let mut serials = HashSet::new();
+    for Disk { serial, .. } in disks {
+        if !is_plain(serial, MAX_SERIAL_LEN) {
+            return Err(VmError::Serial { serial: serial.clone() });
+        }
+        if !serials.insert(serial) {
+            return Err(VmError::Twice { serial: serial.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// A folder opens as well as a file does, and serves nobody.
+fn open(what: &'static str, path: &Path, writable: bool) -> Result<File, VmError> {
+    let open = || -> io::Result<File> {
+        let file = File::options().read(true).write(writable).open(path)?;
+        let is_file = file.metadata()?.is_file();
+        if is_file { Ok(file) } else { Err(io::Error::other("no regular file")) }
+    };
+    open().map_err(open_error(what, path))
+}
+
+fn open_disk(disk: &Disk) -> Result<OpenDisk, VmError> {
+    Ok(OpenDisk {
+        file: open("disk", &disk.path, !disk.read_only)?,
+        serial: disk.serial.clone(),
+        read_only: disk.read_only,
+        disposable: disk.disposable,
+    })
+}
+
+/// Names the file.
+pub fn open_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VmError {
+    let path = path.to_owned();
+    move |source| VmError::Open { what, path, source }
+}
+
+impl OpenDisk {
+    /// For who inherits it.
+    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A configuration whose files exist.
+    fn bench() -> (tempfile::TempDir, VmConfig) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| -> PathBuf {
+            let path = folder.path().join(name);
+            std::fs::write(&path, "").unwrap();
+            path
+        };
+        let config = VmConfig {
+            kernel: file("vmlinux"),
+            initramfs: file("initramfs"),
+            kernel_args: vec![],
+            vcpus: 1,
+            memory_mib: 64,
+            disks: vec![],
+            guest_cid: 3,
+            host_cid: 2,
+            console_log: folder.path().join("console.log"),
+        };
+        (folder, config)
+    }
+
+    fn disk(serial: &str, path: PathBuf) -> Disk {
+        Disk { serial: serial.into(), path, read_only: true, disposable: false }
+    }
+
+    #[test]
+    fn files_that_are_missing_or_folders_are_named() {
+        let (folder, config) = bench();
+        let missing = folder.path().join("missing");
+        for path in [missing.clone(), folder.path().to_owned()] {
+            for (config, what) in [
+                (VmConfig { kernel: path.clone(), ..config.clone() }, "kernel"),
+                (VmConfig { initramfs: path.clone(), ..config.clone() }, "initramfs"),
+                (VmConfig { disks: vec![disk("root", path.clone())], ..config.clone() }, "disk"),
+                (VmConfig { console_log: path.join("log/log"), ..config.clone() }, "console log"),
+            ] {
+                let error = prepare(&config).unwrap_err();
+                assert!(error.to_string().contains(what), "{error}");
+                assert!(error.to_string().contains(&*path.to_string_lossy()), "{error}");
+                assert!(error.source().is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn serials_that_could_be_options_are_too_long_or_appear_twice_are_refused() {
+        let (_folder, config) = bench();
+        for serial in ["", "a,b", "a=b", "a b", "ä", "123456789012345678901"] {
+            let disks = vec![disk(serial, config.kernel.clone())];
+            let error = prepare(&VmConfig { disks, ..config.clone() }).unwrap_err();
+            assert!(matches!(&error, VmError::Serial { serial: s } if s == serial), "{error}");
+        }
+        let disks = vec![disk("a", config.kernel.clone()), disk("a", config.initramfs.clone())];
+        let error = prepare(&VmConfig { disks, ..config }).unwrap_err();
+        assert!(matches!(error, VmError::Twice { .. }), "{error}");
+    }
+
+    #[test]
+    fn vm_of_no_size_or_of_too_much_is_refused() {
+        let (_folder, config) = bench();
+        for vcpus in [0, 33, 1000] {
+            let error = prepare(&VmConfig { vcpus, ..config.clone() }).unwrap_err();
+            assert!(matches!(error, VmError::Vcpus { .. }), "{error}");
+        }
+        for memory_mib in [0, 31, u32::MAX] {
+            let error = prepare(&VmConfig { memory_mib, ..config.clone() }).unwrap_err();
+            assert!(matches!(error, VmError::Memory(_)), "{error}");
+        }
+    }
+}

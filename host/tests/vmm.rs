@@ -1,0 +1,169 @@
+//! The process of the built-in VMM with guests of a few instructions, on real KVM. Skipped, loudly,
+//! where `/dev/kvm` does not open.
+
+// A helper of a test fails as the test does.
+#![allow(clippy::unwrap_used)]
+
+mod bare;
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use bare::{HANG, Parts, RESET, SOON, TRIPLE_FAULT, say};
+use husk_vmm::control::{ClientError, Event, Request};
+use husk_vmm::process::{EXIT_DESERTED, EXIT_GUEST, EXIT_REFUSED};
+
+macro_rules! kvm_or_skip {
+    () => {
+        match bare::kvm() {
+            Ok(kvm) => kvm,
+            Err(reason) => {
+                eprintln!("SKIPPED: {reason}");
+                return;
+            }
+        }
+    };
+}
+
+fn code(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+#[test]
+fn guest_speaks_and_ends_the_machine() {
+    let process = Parts::new(kvm_or_skip!(), &code(&[&say("hello"), &RESET])).start();
+    assert_eq!(process.next_event(), Some(Event::Built));
+    let Some(Event::Ended { status: 0, .. }) = process.next_event() else { panic!() };
+    assert_eq!(process.next_event(), None);
+    let ended = process.wait();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!((ended.console.as_str(), ended.stderr.as_str()), ("hello", ""));
+}
+
+#[test]
+fn guest_that_crashes_is_told_in_one_line() {
+    let process = Parts::new(kvm_or_skip!(), &TRIPLE_FAULT).start();
+    let ended = process.wait();
+    assert_eq!(ended.status.code(), Some(EXIT_GUEST.into()), "{ended:?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+    assert!(ended.stderr.contains("triple fault"), "{ended:?}");
+}
+
+#[test]
+fn machine_is_started_paused_resumed_measured_and_stopped() {
+    let mut parts = Parts::new(kvm_or_skip!(), &code(&[&say("x"), &HANG]));
+    parts.config.start_paused = true;
+    let process = parts.start();
+    assert_eq!(process.next_event(), Some(Event::Built));
+    let ask = |request| process.control().command(request, SOON);
+    assert!(matches!(ask(Request::Resume), Err(ClientError::Refused { .. })));
+    assert_eq!(process.control().statistics(SOON).unwrap().exits["port_write"], 0);
+    ask(Request::Start).unwrap();
+    assert!(matches!(ask(Request::Start), Err(ClientError::Refused { .. })));
+    let mut byte = [0];
+    (&process.console).read_exact(&mut byte).unwrap();
+    ask(Request::Pause).unwrap();
+    ask(Request::Pause).unwrap();
+    ask(Request::Resume).unwrap();
+    let statistics = process.control().statistics(SOON).unwrap();
+    assert_eq!(statistics.exits["port_write"], 1, "{statistics:?}");
+    assert_eq!(statistics.devices[0].kind, "entropy");
+    let memory = statistics.memory.unwrap();
+    eprintln!("memory beside the guest's: {} KiB", memory.own_kib);
+    assert!(memory.own_kib > 0 && memory.guest_kib > 0, "{memory:?}");
+    assert!(matches!(
+        process.control().command(Request::BalloonTarget { mib: 1 }, SOON),
+        Err(ClientError::Refused { .. })
+    ));
+    process.control().command(Request::Stop, SOON).unwrap();
+    assert_eq!(process.wait().status.code(), Some(0));
+}
+
+#[test]
+fn monitor_that_goes_ends_the_machine() {
+    let mut process = Parts::new(kvm_or_skip!(), &HANG).start();
+    assert_eq!(process.next_event(), Some(Event::Built));
+    process.control = None;
+    let ended = process.wait();
+    assert_eq!(ended.status.code(), Some(EXIT_DESERTED.into()), "{ended:?}");
+}
+
+#[test]
+fn configuration_that_ends_early_or_is_none_is_refused_in_one_line() {
+    for text in ["", "{", "{\"kvm\":3", "nonsense", "[]", "{}"] {
+        let mut process = Parts::new(kvm_or_skip!(), &HANG).spawn();
+        process.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let ended = process.wait();
+        assert_eq!(ended.status.code(), Some(EXIT_REFUSED.into()), "{ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{text}: {ended:?}");
+    }
+}
+
+#[test]
+fn endless_configuration_is_refused() {
+    let mut process = Parts::new(kvm_or_skip!(), &HANG).spawn();
+    let mut stdin = process.stdin.take().unwrap();
+    // Until the pipe breaks.
+    let mut written = 0;
+    while stdin.write_all(&[b' '; 4096]).is_ok() {
+        written += 4096;
+        assert!(written < 4 << 20);
+    }
+    let ended = process.wait();
+    assert_eq!(ended.status.code(), Some(EXIT_REFUSED.into()), "{ended:?}");
+}
+
+#[test]
+fn machines_that_cannot_be_are_refused_in_one_line() {
+    type Change = fn(&mut Parts);
+    let changes: [(Change, &str); 8] = [
+        (|parts| parts.config.vcpus.online = 0, "0 of 1 virtual CPUs"),
+        (|parts| parts.config.vcpus.max = 1000, "of 1000 virtual CPUs"),
+        (|parts| parts.config.memory.mib = 31, "31 MiB"),
+        (|parts| parts.config.memory.mib = u32::MAX, "4294967295 MiB"),
+        (|parts| parts.config.kernel = parts.config.kvm, "appears twice"),
+        (|parts| parts.config.kernel = 999, "descriptor 999 of the kernel is not open"),
+        (
+            |parts| std::mem::swap(&mut parts.config.kernel, &mut parts.config.kvm),
+            "no character device",
+        ),
+        (|parts| parts.kernel.set_len(100).unwrap(), "the kernel"),
+    ];
+    for (change, words) in changes {
+        let mut parts = Parts::new(kvm_or_skip!(), &HANG);
+        change(&mut parts);
+        let ended = parts.start().wait();
+        assert_eq!(ended.status.code(), Some(EXIT_REFUSED.into()), "{ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+        assert!(ended.stderr.contains(words), "{words}: {ended:?}");
+    }
+}
+
+#[test]
+fn vmm_dies_with_its_parent() {
+    let kvm = kvm_or_skip!();
+    // The thread that starts it is its parent.
+    let (pid, control) = std::thread::spawn(move || {
+        let mut process = Parts::new(kvm, &HANG).start();
+        assert_eq!(process.next_event(), Some(Event::Built));
+        let pid = process.child.id();
+        let control = process.control.take();
+        // Neither waited for nor killed by us.
+        std::mem::forget(process);
+        (pid, control)
+    })
+    .join()
+    .unwrap();
+    let status = format!("/proc/{pid}/stat");
+    let deadline = Instant::now() + SOON;
+    loop {
+        let stat = std::fs::read_to_string(&status).unwrap();
+        // A zombie of ours: it was killed though its control socket is open.
+        if stat.contains(") Z ") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{stat}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(control);
+}

@@ -1,0 +1,49 @@
+//! Replays what fuzzers have found worth keeping (`make fuzz`), on an ordinary compiler.
+
+use std::fs;
+use std::path::Path;
+
+fn replay(target: &str, feed: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus").join(target);
+    let files = |folder: &Path| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut count = 0;
+    for path in files(&folder).chain(files(&folder.join("found"))).filter(|path| path.is_file()) {
+        let bytes = fs::read(&path).unwrap();
+        // A panic names no file by itself.
+        if std::panic::catch_unwind(|| feed(&bytes)).is_err() {
+            panic!("{} makes the device panic", path.display());
+        }
+        count += 1;
+    }
+    assert!(count > 0, "nothing in {}", folder.display());
+}
+
+#[test]
+fn chains_of_the_corpus_are_survived() {
+    replay("queue", super::queue);
+}
+
+#[test]
+fn registers_of_the_corpus_are_survived() {
+    replay("registers", super::registers);
+}
+
+#[test]
+fn the_entropy_device_survives_its_corpus() {
+    replay("rng", super::rng);
+}
+
+#[test]
+fn the_console_survives_its_corpus() {
+    replay("console", super::console);
+}
+
+#[test]
+fn vsock_packets_of_the_corpus_are_survived() {
+    replay("vsock_packets", super::vsock_packets);
+}
+
+#[test]
+fn vsock_queues_of_the_corpus_are_survived() {
+    replay("vsock_queues", super::vsock_queues);
+}

@@ -1,0 +1,333 @@
+//! The back end's end of a socket: vhost-user requests and their replies, "Vhost-user Protocol" of the
+//! QEMU documentation. Knows no device.
+//!
+//! Messages are crate vhost's; the exchange is not: its front end waits for ever where a back end
+//! hangs. Here each request has a deadline, and after the first that failed there are no others.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, recv, sendmsg, shutdown};
+use vhost::vhost_user::message::{
+    FrontendReq, VhostUserHeaderFlag, VhostUserMemory, VhostUserMemoryRegion,
+    VhostUserProtocolFeatures, VhostUserU64, VhostUserVirtioFeatures, VhostUserVringAddr,
+    VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vm_memory::{Address, ByteValued, GuestMemoryBackend, GuestMemoryRegion};
+
+use crate::Memory;
+
+/// How long a back end may take for one request. It ends what it does for the guest before it stops a
+/// queue.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+/// Bytes of a message before its body: request, flags, length of the body.
+const HEADER_LEN: usize = 12;
+/// The version of the protocol, in the flags.
+const VERSION: u32 = 1;
+/// The most regions of a memory table.
+const MAX_REGIONS: usize = 8;
+
+/// Why a back end is given up. `request` is the number of the one that it happened at.
+#[derive(Debug, thiserror::Error)]
+pub enum BackEndError {
+    /// It closed the socket.
+    #[error("vhost-user request {request}: the back end is gone")]
+    Gone {
+        /// See the enum.
+        request: u32,
+    },
+    /// It did not reply in time.
+    #[error("vhost-user request {request}: no reply within {} s", DEADLINE.as_secs())]
+    Hangs {
+        /// See the enum.
+        request: u32,
+    },
+    /// Its reply is none.
+    #[error("vhost-user request {request}: the reply makes no sense")]
+    Nonsense {
+        /// See the enum.
+        request: u32,
+    },
+    /// It said no.
+    #[error("vhost-user request {request}: refused by the back end")]
+    Refused {
+        /// See the enum.
+        request: u32,
+    },
+    /// It cannot do what is needed.
+    #[error("use the vhost-user back end: it has no {what}")]
+    Lacks {
+        /// For people.
+        what: &'static str,
+    },
+    /// Guest memory is not what another process can map.
+    #[error("share guest memory: {regions} regions, each of a file, are needed")]
+    Memory {
+        /// The most.
+        regions: usize,
+    },
+    /// Of the socket.
+    #[error("vhost-user request {request}")]
+    Socket {
+        /// See the enum.
+        request: u32,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+}
+
+/// Where the rings of a queue are, by guest addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vring {
+    /// Its index.
+    pub index: u8,
+    /// Number of descriptors.
+    pub size: u16,
+    /// Descriptor table.
+    pub descriptors: u64,
+    /// Available ring.
+    pub available: u64,
+    /// Used ring.
+    pub used: u64,
+}
+
+/// A connection to a back end.
+#[derive(Debug)]
+pub struct BackEnd {
+    socket: OwnedFd,
+    deadline: Duration,
+}
+
+impl BackEnd {
+    /// On a connected socket. Nothing is said yet.
+    #[must_use]
+    pub fn new(socket: OwnedFd, deadline: Duration) -> Self {
+        Self { socket, deadline }
+    }
+
+    /// Begins: the virtio features that it has, once it has shown that it can serve `queues`.
+    ///
+    /// # Errors
+    /// [`BackEndError`].
+    pub fn open(&self, queues: u64) -> Result<u64, BackEndError> {
+        let lacks = |what| BackEndError::Lacks { what };
+        let features = self.get(FrontendReq::GET_FEATURES)?;
+        if features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 {
+            return Err(lacks("protocol features"));
+        }
+        let known = VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::REPLY_ACK;
+        let protocol = self.get(FrontendReq::GET_PROTOCOL_FEATURES)? & known.bits();
+        let protocol = VhostUserProtocolFeatures::from_bits_truncate(protocol);
+        // Without it there is no knowing whether a request was refused.
+        if !protocol.contains(VhostUserProtocolFeatures::REPLY_ACK) {
+            return Err(lacks("acknowledgements (REPLY_ACK)"));
+        }
+        let body = VhostUserU64::new(protocol.bits());
+        self.send(FrontendReq::SET_PROTOCOL_FEATURES, 0, body.as_slice(), &[])?;
+        if protocol.contains(VhostUserProtocolFeatures::MQ)
+            && self.get(FrontendReq::GET_QUEUE_NUM)? < queues
+        {
+            return Err(lacks("as many queues as the device"));
+        }
+        self.set(FrontendReq::SET_OWNER, &[], &[])?;
+        Ok(features)
+    }
+
+    /// What was agreed on with the driver.
+    ///
+    /// # Errors
+    /// [`BackEndError`].
+    pub fn set_features(&self, features: u64) -> Result<(), BackEndError> {
+        let features = features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        self.set(FrontendReq::SET_FEATURES, VhostUserU64::new(features).as_slice(), &[])
+    }
+
+    /// Shares guest memory. The front end's addresses in it, by which it names rings, are said to be
+    /// the guest's: where this process has it is nobody's business.
+    ///
+    /// # Errors
+    /// [`BackEndError`].
+    pub fn set_memory(&self, memory: &Memory) -> Result<(), BackEndError> {
+        let unshared = || BackEndError::Memory { regions: MAX_REGIONS };
+        let count = u32::try_from(memory.num_regions()).map_err(|_| unshared())?;
+        if memory.num_regions() > MAX_REGIONS {
+            return Err(unshared());
+        }
+        let mut body = VhostUserMemory::new(count).as_slice().to_vec();
+        let mut files = Vec::with_capacity(memory.num_regions());
+        for region in memory.iter() {
+            let file = region.file_offset().ok_or_else(unshared)?;
+            let addr = region.start_addr().raw_value();
+            let region = VhostUserMemoryRegion::new(addr, region.len(), addr, file.start());
+            body.extend_from_slice(region.as_slice());
+            files.push(file.file().as_fd());
+        }
+        self.set(FrontendReq::SET_MEM_TABLE, &body, &files)
+    }
+
+    /// Starts a queue, which the guest tells of buffers by `kick` and which tells the guest by `call`.
+    ///
+    /// # Errors
+    /// [`BackEndError`].
+    pub fn start(
+        &self,
+        vring: &Vring,
+        kick: BorrowedFd<'_>,
+        call: BorrowedFd<'_>,
+    ) -> Result<(), BackEndError> {
+        let index = u32::from(vring.index);
+        let state = |number: u32| VhostUserVringState::new(index, number);
+        let addresses = VhostUserVringAddr::new(
+            index,
+            VhostUserVringAddrFlags::empty(),
+            vring.descriptors,
+            vring.used,
+            vring.available,
+            0,
+        );
+        // Bits 0 to 7 are the index; without bit 8 there is a descriptor.
+        let descriptor = VhostUserU64::new(u64::from(vring.index));
+        let size = state(u32::from(vring.size));
+        self.set(FrontendReq::SET_VRING_NUM, size.as_slice(), &[])?;
+        self.set(FrontendReq::SET_VRING_BASE, state(0).as_slice(), &[])?;
+        self.set(FrontendReq::SET_VRING_ADDR, addresses.as_slice(), &[])?;
+        self.set(FrontendReq::SET_VRING_CALL, descriptor.as_slice(), &[call])?;
+        self.set(FrontendReq::SET_VRING_KICK, descriptor.as_slice(), &[kick])?;
+        self.set(FrontendReq::SET_VRING_ENABLE, state(1).as_slice(), &[])
+    }
+
+    /// Stops a queue: the back end does not touch it, nor the memory that it names, when this returns.
+    ///
+    /// # Errors
+    /// [`BackEndError`].
+    pub fn stop(&self, index: u8) -> Result<(), BackEndError> {
+        let state = VhostUserVringState::new(u32::from(index), 0);
+        let request = FrontendReq::GET_VRING_BASE;
+        self.send(request, 0, state.as_slice(), &[])?;
+        let [same, ..]: [u32; 2] = self.reply::<8>(request).map(words)?;
+        if same != u32::from(index) {
+            return Err(BackEndError::Nonsense { request: request.into() });
+        }
+        Ok(())
+    }
+
+    /// Whether it is there, and silent, as it is to be when nothing was asked.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+        recv(self.socket.as_raw_fd(), &mut [0], flags) == Err(Errno::EAGAIN)
+    }
+
+    /// Ends the connection.
+    pub fn close(&self) {
+        // It may be closed already.
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+    }
+
+    fn get(&self, request: FrontendReq) -> Result<u64, BackEndError> {
+        self.send(request, 0, &[], &[])?;
+        self.reply(request).map(u64::from_le_bytes)
+    }
+
+    fn set(
+        &self,
+        request: FrontendReq,
+        body: &[u8],
+        files: &[BorrowedFd<'_>],
+    ) -> Result<(), BackEndError> {
+        self.send(request, VhostUserHeaderFlag::NEED_REPLY.bits(), body, files)?;
+        match self.reply(request).map(u64::from_le_bytes)? {
+            0 => Ok(()),
+            _ => Err(BackEndError::Refused { request: request.into() }),
+        }
+    }
+
+    fn send(
+        &self,
+        request: FrontendReq,
+        flags: u32,
+        body: &[u8],
+        files: &[BorrowedFd<'_>],
+    ) -> Result<(), BackEndError> {
+        let number: u32 = request.into();
+        let failed = |source| match source {
+            Errno::EPIPE | Errno::ECONNRESET => BackEndError::Gone { request: number },
+            // A socket full of what it did not read.
+            Errno::EAGAIN => BackEndError::Hangs { request: number },
+            source => BackEndError::Socket { request: number, source },
+        };
+        let len = u32::try_from(body.len()).map_err(|_| failed(Errno::EMSGSIZE))?;
+        let header = [number, flags | VERSION, len].map(u32::to_le_bytes).concat();
+        let pieces = [IoSlice::new(&header), IoSlice::new(body)];
+        let descriptors: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let control = if files.is_empty() { &[][..] } else { &rights };
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        let sent = sendmsg::<()>(self.socket.as_raw_fd(), &pieces, control, flags, None);
+        if sent.map_err(failed)? == HEADER_LEN + body.len() {
+            Ok(())
+        } else {
+            Err(failed(Errno::EAGAIN))
+        }
+    }
+
+    /// The reply's body, of just as many bytes.
+    fn reply<const N: usize>(&self, request: FrontendReq) -> Result<[u8; N], BackEndError> {
+        let number: u32 = request.into();
+        let until = Instant::now() + self.deadline;
+        let mut header = [0; HEADER_LEN];
+        self.read(number, &mut header, until)?;
+        let flags = VhostUserHeaderFlag::REPLY.bits() | VERSION;
+        let [name, reply_flags, len] = words(header);
+        // Back ends repeat the request's flags, or do not.
+        let known = VhostUserHeaderFlag::NEED_REPLY.bits();
+        if name != number || reply_flags & !known != flags || usize::try_from(len) != Ok(N) {
+            return Err(BackEndError::Nonsense { request: number });
+        }
+        let mut body = [0; N];
+        self.read(number, &mut body, until)?;
+        Ok(body)
+    }
+
+    fn read(&self, request: u32, buffer: &mut [u8], until: Instant) -> Result<(), BackEndError> {
+        let failed = |source| BackEndError::Socket { request, source };
+        let mut done = 0;
+        while done < buffer.len() {
+            let left = until.saturating_duration_since(Instant::now());
+            // Rounded up: the last wait is one.
+            let left = PollTimeout::try_from(left + Duration::from_millis(1));
+            let mut wanted = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut wanted, left.unwrap_or(PollTimeout::ZERO)) {
+                Ok(0) => return Err(BackEndError::Hangs { request }),
+                Ok(_) => {}
+                Err(Errno::EINTR) if Instant::now() < until => continue,
+                Err(error) => return Err(failed(error)),
+            }
+            let rest = &mut buffer[done..];
+            match recv(self.socket.as_raw_fd(), rest, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) | Err(Errno::ECONNRESET) => return Err(BackEndError::Gone { request }),
+                Ok(len) => done += len,
+                Err(Errno::EAGAIN | Errno::EINTR) if Instant::now() < until => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for BackEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Numbers of the machine's order, which is the protocol's.
+fn words<const BYTES: usize, const WORDS: usize>(bytes: [u8; BYTES]) -> [u32; WORDS] {
+    const { assert!(BYTES == 4 * WORDS) };
+    let (chunks, _) = bytes.as_chunks::<4>();
+    std::array::from_fn(|at| u32::from_le_bytes(chunks[at]))
+}

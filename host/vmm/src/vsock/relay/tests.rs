@@ -1,0 +1,91 @@
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use super::*;
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn next_order(device: &Channel) -> (Order, Option<OwnedFd>) {
+    for _ in 0..60_000 {
+        match device.receive().unwrap() {
+            Received::Message(order, stream) => return (order, stream),
+            Received::Nothing => std::thread::sleep(Duration::from_millis(1)),
+            Received::End => panic!("the relay has ended"),
+        }
+    }
+    panic!("no order")
+}
+
+/// Whether the relay closes its end.
+fn ends(device: &Channel) -> bool {
+    (0..60_000).any(|_| match device.receive::<Order>() {
+        Ok(Received::End) => true,
+        _ => {
+            std::thread::sleep(Duration::from_millis(1));
+            false
+        }
+    })
+}
+
+#[test]
+fn orders_reach_the_device_with_their_streams() {
+    let (ours, device) = Channel::pair().unwrap();
+    let handle = serve(ours).unwrap();
+    let _stream = handle.connect(9).unwrap();
+    let (order, stream) = next_order(&device);
+    assert_eq!((order, stream.is_some()), (Order::Connect { guest_port: 9 }, true));
+}
+
+#[test]
+fn offer_for_a_port_where_nobody_listens_is_closed() {
+    let (ours, device) = Channel::pair().unwrap();
+    let _handle = serve(ours).unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    device.send(&Report::Offer { host_port: 5 }, Some(far.as_fd())).unwrap();
+    drop(far);
+    near.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(std::io::Read::read(&mut &near, &mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn device_that_lies_is_let_go_of() {
+    let file = std::fs::File::open("/dev/null").unwrap();
+    for (report, descriptor) in [
+        (Report::Offer { host_port: 5 }, None),
+        (Report::Listening { host_port: 5, free: true }, Some(file.as_fd())),
+    ] {
+        let (ours, device) = Channel::pair().unwrap();
+        let _handle = serve(ours).unwrap();
+        device.send(&report, descriptor).unwrap();
+        assert!(ends(&device), "{report:?}");
+    }
+    let (ours, device) = Channel::pair().unwrap();
+    let _handle = serve(ours).unwrap();
+    device.send(&"garbage", None).unwrap();
+    assert!(ends(&device));
+}
+
+#[test]
+fn answer_that_nobody_asked_for_gives_no_listener() {
+    let (ours, device) = Channel::pair().unwrap();
+    let handle = serve(ours).unwrap();
+    device.send(&Report::Listening { host_port: 5, free: true }, None).unwrap();
+    let listening = std::thread::spawn(move || handle.listen(5, 1));
+    assert_eq!(next_order(&device).0, Order::Listen { host_port: 5 });
+    device.send(&Report::Listening { host_port: 5, free: false }, None).unwrap();
+    assert_eq!(listening.join().unwrap().unwrap_err().kind(), io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn orders_wait_for_a_device_that_is_slow_and_none_is_lost() {
+    let (ours, device) = Channel::pair().unwrap();
+    let handle = serve(ours).unwrap();
+    // More than the socket holds.
+    for port in 0..400 {
+        drop(handle.connect(port).unwrap());
+    }
+    for port in 0..400 {
+        let (order, stream) = next_order(&device);
+        assert_eq!((order, stream.is_some()), (Order::Connect { guest_port: port }, true));
+    }
+}

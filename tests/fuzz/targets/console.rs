@@ -1,0 +1,4 @@
+//! The console's queues.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| husk_vmm::input::console(bytes));
