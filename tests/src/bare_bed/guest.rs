@@ -19,6 +19,8 @@ use crate::wait::within;
 
 /// A VMM that lives answers at once, even on a busy machine.
 const ANSWER: Duration = Duration::from_secs(10);
+/// What is shown of a guest that fails.
+const TAIL: usize = 3000;
 /// What the guest says at its end.
 const PASSED: &str = "PASSED\n";
 
@@ -60,6 +62,13 @@ fn program() -> PathBuf {
     let path = std::env::var_os("HUSK_BIN").map_or_else(built, PathBuf::from);
     assert!(path.is_file(), "husk is not in {} (make build, or set HUSK_BIN)", path.display());
     path
+}
+
+/// The end of what a guest said.
+fn tail(text: &str) -> &str {
+    let from = text.len().saturating_sub(TAIL);
+    let from = (from..=text.len()).find(|at| text.is_char_boundary(*at));
+    &text[from.unwrap_or(0)..]
 }
 
 impl Guest {
@@ -114,7 +123,14 @@ impl Guest {
     /// When it does not come, with what came.
     pub fn expect(&self, wanted: &str, deadline: Duration) {
         let came = self.serial.wait_for(wanted, deadline);
-        assert!(came, "{}: not within {deadline:?}: {wanted:?} in\n{}", self.case, self.said());
+        let said = self.said();
+        assert!(
+            came,
+            "{}: not within {deadline:?}: {wanted:?} in {} bytes\n{}",
+            self.case,
+            said.len(),
+            tail(&said)
+        );
     }
 
     /// What it wrote to its serial port until now.
@@ -145,7 +161,7 @@ impl Guest {
     pub fn command(&self, request: Request) {
         let shown = format!("{request:?}");
         if let Err(error) = self.control.command(request, ANSWER) {
-            panic!("{}: {shown}: {error}\n{}", self.case, self.said());
+            panic!("{}: {shown}: {error}\n{}", self.case, tail(&self.said()));
         }
     }
 
@@ -163,7 +179,7 @@ impl Guest {
     pub fn statistics(&self) -> Statistics {
         match self.control.statistics(ANSWER) {
             Ok(statistics) => statistics,
-            Err(error) => panic!("{}: statistics: {error}\n{}", self.case, self.said()),
+            Err(error) => panic!("{}: statistics: {error}\n{}", self.case, tail(&self.said())),
         }
     }
 
@@ -237,11 +253,7 @@ impl Ended {
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { case, serial, status, stderr, events, .. } = self;
-        let tail: String = {
-            let from = serial.len().saturating_sub(3000);
-            let from = (from..=serial.len()).find(|at| serial.is_char_boundary(*at));
-            serial[from.unwrap_or(0)..].to_owned()
-        };
+        let tail = tail(serial);
         write!(f, "{case}: {status:?}, {stderr:?}, {events:?}, serial port:\n{tail}")
     }
 }

@@ -5,8 +5,11 @@ use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-use husk_vmm::config::{self, Config, Devices, Memory, Vcpus, Vsock};
+use husk_vmm::config::{Config, Devices, Memory, Vcpus, Vsock};
 use husk_vmm::rate_limit::Limits;
+use husk_vmm::virtio::blk::EngineKind;
+use husk_vmm::virtio::net::Mac;
+use husk_vmm::virtio::{balloon, blk, console, mem, net};
 
 use super::Tap;
 use crate::guest::init_program;
@@ -14,18 +17,18 @@ use crate::guest::init_program;
 /// Of the vsock device, as the guests take it for granted.
 const GUEST_CID: u32 = 3;
 const HOST_CID: u32 = 2;
-/// Addresses of network interfaces: the last byte counts.
-const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
-/// The ELF note's type that names the PVH entry: 18, then its name.
-const PVH_NOTE: [u8; 8] = [18, 0, 0, 0, b'X', b'e', b'n', 0];
+/// Of the network interface.
+const MAC: Mac = Mac([0x02, 0, 0, 0, 0, 1]);
+/// Where an ELF file says its entry, e_entry.
+const ELF_ENTRY: std::ops::Range<usize> = 24..32;
 
 /// By which entry the guest starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// By what the VMM prefers.
-    Any,
-    /// The 64-bit entry of Linux: the program's note of the other is not there.
+    /// The 64-bit entry of Linux, which is preferred.
     Linux,
+    /// PVH: the program has no other.
+    Pvh,
 }
 
 /// A disk of a guest.
@@ -37,6 +40,8 @@ pub struct Disk {
     pub serial: String,
     /// Refused by the device, and opened so.
     pub read_only: bool,
+    /// Who does the work.
+    pub engine: EngineKind,
     /// Token buckets.
     pub limits: Limits,
 }
@@ -76,7 +81,7 @@ impl Setup {
     pub fn new(case: &str) -> Self {
         Self {
             case: case.to_owned(),
-            protocol: Protocol::Any,
+            protocol: Protocol::Linux,
             memory_mib: 64,
             hotplug_mib: 0,
             vcpus: 1,
@@ -100,20 +105,19 @@ impl Setup {
         let file = File::create(&path).expect("a disk can be made");
         file.set_len(mib << 20).expect("a disk can be sparse");
         let serial = format!("disk{}", self.disks.len());
-        self.disks.push(Disk { path, serial, read_only: false, limits: Limits::default() });
+        let (engine, limits) = (EngineKind::Auto, Limits::default());
+        self.disks.push(Disk { path, serial, read_only: false, engine, limits });
         self
     }
 
-    /// The guest's program, with its PVH note or without.
+    /// The guest's program, with both entries or with one.
     fn kernel(&self) -> io::Result<File> {
         let path = init_program("bare-metal");
-        if self.protocol == Protocol::Any {
+        if self.protocol == Protocol::Linux {
             return File::open(path);
         }
         let mut program = std::fs::read(path)?;
-        let found = program.windows(PVH_NOTE.len()).position(|bytes| bytes == PVH_NOTE);
-        let at = found.ok_or_else(|| io::Error::other("the guest has no PVH note"))?;
-        program[at] = 0;
+        program[ELF_ENTRY].fill(0);
         let mut file = tempfile::tempfile()?;
         file.write_all(&program)?;
         file.rewind()?;
@@ -132,19 +136,22 @@ impl Setup {
 
     /// What the VMM is told.
     pub(super) fn config(&self, files: &Files, wires: &Wires<'_>) -> Config {
-        let disk = |(disk, file): (&Disk, &File)| config::Disk {
-            image: file.as_raw_fd(),
+        let disk = |(disk, file): (&Disk, &File)| blk::Config {
+            file: file.as_raw_fd(),
             serial: disk.serial.clone(),
             read_only: disk.read_only,
             disposable: false,
+            engine: disk.engine,
             limits: disk.limits,
         };
         let number = |wire: BorrowedFd<'_>| -> RawFd { wire.as_raw_fd() };
-        let net = |tap: &Tap| config::Net {
+        let net = |tap: &Tap| net::Config {
             tap: number(tap.as_fd()),
             mac: MAC,
-            receive_limits: Limits::default(),
-            send_limits: Limits::default(),
+            mtu: None,
+            anti_spoof: true,
+            rx_limits: Limits::default(),
+            tx_limits: Limits::default(),
         };
         Config {
             kvm: files.kvm.as_raw_fd(),
@@ -165,11 +172,14 @@ impl Setup {
                     host_cid: HOST_CID,
                 }),
                 rng: self.rng,
-                balloon: self.balloon.map(|mib| config::Balloon { mib }),
+                balloon: self.balloon.map(|mib| balloon::Config { mib, ..Default::default() }),
+                mem: mem::Config::default(),
                 shares: Vec::new(),
-                console: self
-                    .console
-                    .then(|| config::Console { output: number(wires.console) }),
+                console: self.console.then(|| console::Config {
+                    output: number(wires.console),
+                    input: None,
+                    size: None,
+                }),
             },
         }
     }

@@ -47,8 +47,9 @@ impl Tap {
         request.ifr_ifru.ifru_flags = FLAGS;
         // SAFETY: the request is an ifreq that outlives the call.
         check(unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETIFF, &raw mut request) })?;
+        let len = HEADER_LEN;
         // SAFETY: the kernel reads an int that outlives the call.
-        check(unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETVNETHDRSZ, &raw const HEADER_LEN) })?;
+        check(unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETVNETHDRSZ, &raw const len) })?;
         for words in [
             &["link", "set", "lo", "up"][..],
             &["addr", "add", "10.0.0.1/24", "dev", NAME],

@@ -32,7 +32,9 @@ fn attack(kind: u32, queues: &[u16], setup: impl Fn(&str) -> Option<Setup>) {
     let mut failed = Vec::new();
     for hostile in MOVES {
         for queue in queues {
-            let Some(setup) = setup(&format!("{hostile} kind={kind} queue={queue}")) else { return };
+            let Some(setup) = setup(&format!("{hostile} kind={kind} queue={queue}")) else {
+                return;
+            };
             let kvm = kvm_or_skip!();
             let ended = start(&setup, kvm).finish(DEADLINE);
             let success = ended.status.is_some_and(|status| status.success());

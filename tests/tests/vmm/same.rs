@@ -20,7 +20,9 @@ fn compare(setup: &Setup) -> bool {
     match run_in_qemu(setup).unwrap() {
         Some(theirs) => assert_eq!(same(&ours.serial), same(&theirs), "{}", setup.case),
         None => {
-            eprintln!("SKIPPED: qemu-system-x86_64 is not in PATH (apt-get install qemu-system-x86)");
+            eprintln!(
+                "SKIPPED: qemu-system-x86_64 is not in PATH (apt-get install qemu-system-x86)"
+            );
             return false;
         }
     }
