@@ -13,7 +13,7 @@ mod setup;
 mod tap;
 
 pub use guest::{Ended, Guest};
-pub use qemu::run_in_qemu;
+pub use qemu::{Accelerator, InQemu, run_in_qemu};
 pub use setup::{Disk, Protocol, Setup};
 pub use tap::Tap;
 

@@ -6,8 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use husk_tests::bare_bed::Setup;
 use husk_vmm::control::Request;
 use husk_vmm::rate_limit::{Limit, Limits};
+use husk_vmm::virtio::blk::EngineKind;
 
 use super::{DEADLINE, folder, kvm_or_skip, pass, start};
+
+/// The best that the host has, and what every host has.
+const ENGINES: [EngineKind; 2] = [EngineKind::Auto, EngineKind::Threads];
 
 fn disk(case: &str, folder: &tempfile::TempDir) -> Setup {
     Setup { rng: false, ..Setup::new(case) }.disk(folder, 4)
@@ -33,8 +37,10 @@ fn disk_tells_its_size_its_serial_and_whether_it_can_be_written() {
 #[test]
 fn what_is_written_is_read_back_and_in_the_image() {
     let folder = folder();
-    for case in ["blk-write-read", "blk-parts", "blk-interrupt", "blk-indirect"] {
-        let setup = disk(case, &folder);
+    let cases = ["blk-write-read", "blk-parts", "blk-interrupt", "blk-indirect"];
+    for (case, engine) in cases.iter().flat_map(|case| ENGINES.map(|engine| (*case, engine))) {
+        let mut setup = disk(case, &folder);
+        setup.disks[0].engine = engine;
         if pass(&setup).is_none() {
             return;
         }
@@ -49,7 +55,8 @@ fn what_is_written_is_read_back_and_in_the_image() {
 
 #[test]
 fn sectors_beyond_the_end_are_refused() {
-    pass(&disk("blk-out-of-range", &folder()));
+    let folder = folder();
+    pass(&disk("blk-out-of-range", &folder));
 }
 
 #[test]
@@ -65,8 +72,10 @@ fn read_only_disk_stays_as_it_is() {
 #[test]
 fn discarded_and_zeroed_sectors_are_holes_in_the_image() {
     let folder = folder();
-    for case in ["blk-discard", "blk-write-zeroes"] {
-        let setup = disk(case, &folder);
+    let cases = ["blk-discard", "blk-write-zeroes"];
+    for (case, engine) in cases.iter().flat_map(|case| ENGINES.map(|engine| (*case, engine))) {
+        let mut setup = disk(case, &folder);
+        setup.disks[0].engine = engine;
         if pass(&setup).is_none() {
             return;
         }
@@ -89,7 +98,12 @@ fn malformed_requests_are_counted_and_survived() {
 
 #[test]
 fn nothing_is_written_to_memory_after_a_reset_with_requests_in_flight() {
-    pass(&disk("blk-reset-in-flight", &folder()));
+    for engine in ENGINES {
+        let folder = folder();
+        let mut setup = disk("blk-reset-in-flight", &folder);
+        setup.disks[0].engine = engine;
+        pass(&setup);
+    }
 }
 
 #[test]
@@ -109,4 +123,32 @@ fn many_disks_are_each_their_own() {
         setup = setup.disk(&folder, 1);
     }
     pass(&setup);
+}
+
+#[test]
+fn limits_of_a_running_disk_can_change() {
+    let kvm = kvm_or_skip!();
+    let folder = folder();
+    let guest = start(&disk("speed-blk-read mib=1000 linger=1", &folder), kvm);
+    let reads = |more: u64| {
+        let look = || (guest.counter("block", "reads") >= more).then_some(());
+        husk_tests::wait::eventually(DEADLINE, "the disk is read", look);
+    };
+    reads(1);
+    let limits = |refill_ms| Limits {
+        bytes: Some(Limit { size: 128 << 10, one_time_burst: 0, refill_ms }),
+        operations: None,
+    };
+    // A request of the guest's in an hour, then as many as ever.
+    let request = |limits| Request::DiskLimits { serial: "disk0".to_owned(), limits };
+    guest.command(request(limits(3_600_000)));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let stopped = guest.counter("block", "reads");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(guest.counter("block", "reads") <= stopped + 1, "it reads on");
+    assert!(guest.counter("block", "throttled") > 0);
+    guest.command(request(Limits::default()));
+    reads(stopped + 20);
+    guest.command(Request::Stop);
+    assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
 }

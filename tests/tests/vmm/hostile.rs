@@ -37,6 +37,7 @@ fn attack(kind: u32, queues: &[u16], setup: impl Fn(&str) -> Option<Setup>) {
             };
             let kvm = kvm_or_skip!();
             let ended = start(&setup, kvm).finish(DEADLINE);
+            eprintln!("{hostile}, device {kind}, queue {queue}:\n{}", ended.serial);
             let success = ended.status.is_some_and(|status| status.success());
             if !success || !ended.serial.ends_with("PASSED\n") {
                 failed.push(ended.to_string());
@@ -110,6 +111,22 @@ fn malformed_chains_are_counted() {
     assert!(count > 0, "{devices:?}");
     guest.command(Request::Stop);
     guest.finish(DEADLINE);
+}
+
+#[test]
+fn writes_that_come_too_late_or_make_no_sense_are_counted() {
+    for (case, counter) in [
+        ("hostile-frozen linger=1", "transport_ignored"),
+        ("hostile-widths linger=1", "transport_bad_accesses"),
+        ("hostile-rings linger=1", "transport_needed_resets"),
+    ] {
+        let kvm = kvm_or_skip!();
+        let guest = start(&Setup::new(case), kvm);
+        guest.expect("PASSED", DEADLINE);
+        assert!(guest.counter("entropy", counter) > 0, "{case}: {:?}", guest.statistics());
+        guest.command(Request::Stop);
+        guest.finish(DEADLINE);
+    }
 }
 
 #[test]

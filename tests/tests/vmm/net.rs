@@ -1,8 +1,11 @@
 //! The network device, with this kernel on the other side of its tap.
 
 use husk_tests::bare_bed::{Setup, Tap};
+use husk_vmm::control::Request;
+use husk_vmm::rate_limit::{Limit, Limits};
+use husk_vmm::virtio::net::Mac;
 
-use super::pass;
+use super::{DEADLINE, kvm_or_skip, pass, start};
 
 /// `None`, loudly, where no tap can be made.
 fn with_tap(case: &str) -> Option<Setup> {
@@ -54,4 +57,32 @@ fn odd_frames_and_useless_buffers_are_survived() {
 #[test]
 fn nothing_is_written_to_memory_after_a_reset() {
     run(&["net-reset"]);
+}
+
+#[test]
+fn frames_from_the_address_of_another_are_dropped_and_counted() {
+    let Some(setup) = with_tap("net-spoof frames=3 linger=1") else { return };
+    let kvm = kvm_or_skip!();
+    let guest = start(&setup, kvm);
+    guest.expect("PASSED", DEADLINE);
+    assert_eq!(guest.counter("net", "tx_dropped_spoofed"), 3, "{:?}", guest.statistics());
+    assert!(guest.counter("net", "rx_packets") >= 2, "{:?}", guest.statistics());
+    guest.command(Request::Stop);
+    guest.finish(DEADLINE);
+}
+
+#[test]
+fn limits_of_a_running_card_can_change() {
+    let Some(setup) = with_tap("net-ping pings=60 linger=1") else { return };
+    let kvm = kvm_or_skip!();
+    let guest = start(&setup, kvm);
+    let slow = Limit { size: 4, one_time_burst: 0, refill_ms: 40 };
+    let limits = Limits { bytes: None, operations: Some(slow) };
+    let mac = Mac([2, 0, 0, 0, 0, 1]);
+    guest.command(Request::NetLimits { mac, rx: limits, tx: limits });
+    guest.expect("PASSED", DEADLINE);
+    let throttled = guest.counter("net", "rx_throttled") + guest.counter("net", "tx_throttled");
+    assert!(throttled > 0, "{:?}", guest.statistics());
+    guest.command(Request::Stop);
+    guest.finish(DEADLINE);
 }

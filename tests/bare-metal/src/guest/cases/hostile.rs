@@ -33,6 +33,8 @@ pub const CASES: Cases = &[
 
 /// How long a device gets to do what it should not.
 const SETTLE_MS: u64 = 5;
+/// How long a device may take for what it has to do, on a busy machine.
+const ANSWER_MS: u64 = 10_000;
 /// In the hole of MMIO, and beyond any memory.
 const NOWHERE: [u64; 4] = [0xc100_0000, 0xfee0_0000, 0x7f_ffff_f000, u64::MAX - 8];
 
@@ -73,12 +75,21 @@ fn expect_alive(device: &Device, attacked: u16) {
         write_descriptor(rings.descriptor(0), buffer, 16, FLAG_WRITE, 0);
         rings.offer(0, &[0]);
         device.notify(0);
-        let end = clock::after_ms(10_000);
+        let end = clock::after_ms(ANSWER_MS);
         while rings.used_index() == 0 {
             assert!(!end.is_past(), "the device does not serve after a reset");
         }
     }
     device.reset();
+}
+
+/// Whether each chain of the queue is served at once: others wait for the host to have something.
+fn answers(device: &Device, queue: u16) -> bool {
+    match device.kind() {
+        kind::ENTROPY | kind::BLOCK | kind::BALLOON | kind::MEM => true,
+        kind::NET | kind::CONSOLE | kind::VSOCK => queue == 1,
+        _ => false,
+    }
 }
 
 /// One attack: `set` writes rings of 8 descriptors, then the device is told.
@@ -89,6 +100,11 @@ fn attack(what: &str, features: u64, set: impl Fn(&Rings)) {
     activate(&device, queue, &rings, features);
     set(&rings);
     device.notify(queue.into());
+    let end = clock::after_ms(ANSWER_MS);
+    let broken = || device.status() & status::NEEDS_RESET != 0;
+    while answers(&device, queue) && rings.used_index() == 0 && !broken() {
+        assert!(!end.is_past(), "{what}: neither given back nor broken");
+    }
     clock::pause_ms(SETTLE_MS);
     say!(
         "{what}: used {}, needs reset {}",
@@ -235,10 +251,15 @@ fn frozen() {
     rings.offer(0, &[7]);
     device.notify(queue.into());
     clock::pause_ms(SETTLE_MS);
-    say!("frozen: used {}", rings.used_index());
+    if answers(&device, queue) {
+        let end = clock::after_ms(ANSWER_MS);
+        while rings.used_index() == 0 {
+            assert!(!end.is_past(), "it does not serve by the queue that it was given");
+        }
+        say!("frozen: used {}", rings.used_index());
+    }
     if device.kind() == kind::ENTROPY {
-        assert_eq!(rings.used_index(), 1, "it does not serve by the queue that it was given");
-        assert_ne!(memory::bytes(page, 16), &[0; 16]);
+        assert_ne!(memory::bytes(page, 16), &[0; 16], "nothing is in the buffer");
     }
     // Not ready, ready again: another place for the same queue.
     device.write(register::QUEUE_READY, 0);
@@ -248,35 +269,40 @@ fn frozen() {
     expect_alive(&device, queue);
 }
 
-/// Rings that cannot be: before DRIVER_OK. The device must not be ready with them.
+/// Rings that cannot be: before DRIVER_OK. The device asks for a reset, or is without the queue.
 fn rings() {
     let (device, queue) = target();
     let good = Rings::new(8);
     let most = device.queue_max(queue);
     let attempt = |what: &str, rings: Rings| {
         activate(&device, queue, &rings, 0);
-        let before = device.status();
+        let status = device.status() & (status::DRIVER_OK | status::NEEDS_RESET);
         for _ in 0..3 {
             device.notify(queue.into());
         }
         clock::pause_ms(SETTLE_MS);
-        say!("{what}: status {:#x}", before & (status::DRIVER_OK | status::NEEDS_RESET));
+        say!("{what}: status {status:#x}");
         expect_alive(&device, queue);
+        status
+    };
+    let refused = |what: &str, rings: Rings| {
+        let status = attempt(what, rings);
+        assert!(status & status::NEEDS_RESET != 0, "{what}: taken, status {status:#x}");
     };
     for address in NOWHERE {
-        attempt("descriptors outside of memory", Rings { descriptors: address, ..good });
-        attempt("driver's ring outside of memory", Rings { available: address, ..good });
-        attempt("device's ring outside of memory", Rings { used: address, ..good });
+        refused("descriptors outside of memory", Rings { descriptors: address, ..good });
+        refused("driver's ring outside of memory", Rings { available: address, ..good });
+        refused("device's ring outside of memory", Rings { used: address, ..good });
     }
-    attempt("descriptors at an odd place", Rings { descriptors: good.descriptors + 8, ..good });
-    attempt("driver's ring at an odd place", Rings { available: good.available + 1, ..good });
-    attempt("device's ring at an odd place", Rings { used: good.used + 2, ..good });
-    attempt("no descriptors", Rings { size: 0, ..good });
-    attempt("three descriptors", Rings { size: 3, ..good });
-    attempt("more than there may be", Rings { size: most.saturating_mul(2), ..good });
+    refused("descriptors at an odd place", Rings { descriptors: good.descriptors + 8, ..good });
+    refused("driver's ring at an odd place", Rings { available: good.available + 1, ..good });
+    refused("device's ring at an odd place", Rings { used: good.used + 2, ..good });
+    refused("three descriptors", Rings { size: 3, ..good });
+    refused("more than there may be", Rings { size: most.saturating_mul(2), ..good });
     let last = boot::usable_memory().map(|(start, len)| start + len).max().unwrap_or(0);
-    attempt("device's ring across the end", Rings { used: last - 16, ..good });
-    attempt("descriptors across the end", Rings { descriptors: last - 16, ..good });
+    refused("device's ring across the end", Rings { used: last - 16, ..good });
+    refused("descriptors across the end", Rings { descriptors: last - 16, ..good });
+    attempt("no descriptors", Rings { size: 0, ..good });
     attempt("all in one place", Rings { available: good.used, descriptors: good.used, ..good });
 }
 

@@ -15,6 +15,7 @@ pub const CASES: Cases = &[
     ("net-receive-ring-full", receive_ring_full),
     ("net-odd-frames", odd_frames),
     ("net-reset", reset),
+    ("net-spoof", spoof),
     ("net-mergeable", mergeable),
 ];
 
@@ -251,6 +252,20 @@ fn odd_frames() {
     let mut again = Card::start(0, 16);
     again.fill();
     again.resolve();
+}
+
+/// Frames with the address of somebody else: `frames=N`.
+fn spoof() {
+    let mut card = Card::start(0, 16);
+    card.fill();
+    card.resolve();
+    let own = card.mac;
+    for _ in 0..boot::number("frames").unwrap_or(3) {
+        card.put(6, &[2, 0, 0, 0, 0, 0x77]);
+        card.send(60);
+    }
+    card.mac = own;
+    card.resolve();
 }
 
 /// A reset with buffers in flight, while frames come.

@@ -137,6 +137,7 @@ impl Queue {
     pub fn use_interrupts(&mut self) -> Line {
         let line = self.device.line();
         self.line = Some(line);
+        self.want_interrupt_at(self.seen);
         line
     }
 
