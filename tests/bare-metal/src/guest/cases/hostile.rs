@@ -1,4 +1,5 @@
-//! What no honest driver does, to the device `kind=N` on its queue `queue=N`. A device may give a
+//! What no honest driver does, to the device `kind=N` on its queue `queue=N`, with the features that
+//! `features=N` adds. A device may give a
 //! chain back, break its queue, or ask for a reset; after a reset it works. The harness asserts that
 //! the machine is still there, and what the device counted.
 
@@ -48,7 +49,7 @@ fn target() -> (Device, u16) {
 
 /// Every queue of the device set up in an ordinary way, except that the one gets these rings.
 fn activate(device: &Device, attacked: u16, rings: &Rings, features: u64) {
-    device.negotiate(features);
+    device.negotiate(features | boot::number("features").unwrap_or(0));
     for index in (0..16).take_while(|index| device.queue_max(*index) > 0) {
         if index == attacked {
             device.set_queue(index, rings);
