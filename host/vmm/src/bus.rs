@@ -112,8 +112,11 @@ impl fmt::Debug for Bus {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "addresses of the test are small")]
 mod tests {
     use std::sync::Mutex;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -210,5 +213,34 @@ mod tests {
         bus.insert(u64::MAX, 1, Arc::new(Echo::default())).unwrap();
         bus.insert(0x1010, 0xff0, Arc::new(Echo::default())).unwrap();
         assert_eq!(read(&bus, u64::MAX, 1), [0]);
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_never_overlap_and_an_access_meets_the_one_that_has_it(
+            ranges in prop::collection::vec((0_u64..300, 0_u64..40), 0..20),
+            accesses in prop::collection::vec((0_u64..350, 1_usize..=8), 0..50),
+        ) {
+            let mut bus = Bus::default();
+            let mut placed: Vec<(u64, u64)> = Vec::new();
+            for (base, len) in ranges {
+                let free = placed.iter().all(|(b, l)| base + len <= *b || b + l <= base);
+                let expected = len > 0 && free;
+                let done = bus.insert(base, len, Arc::new(Echo::default())).is_ok();
+                prop_assert_eq!(done, expected);
+                if done {
+                    placed.push((base, len));
+                }
+            }
+            for (address, len) in accesses {
+                let end = address + len as u64;
+                let owner = placed.iter().find(|(b, l)| *b <= address && end <= b + l);
+                let expected: Vec<u8> = match owner {
+                    Some((base, _)) => (address - base..).map(|at| at as u8).take(len).collect(),
+                    None => vec![0xff; len],
+                };
+                prop_assert_eq!(read(&bus, address, len), expected);
+            }
+        }
     }
 }

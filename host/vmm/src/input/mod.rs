@@ -3,6 +3,8 @@
 //! returns, and device and transport keep their promises.
 //!
 //! - [`guest`]: rings and memory, for any device core;
+//! - [`block`]: a disk without a file;
+//! - [`memory`]: the balloon, virtio-mem, and kernels' files;
 //! - [`registers`]: the transport;
 //! - [`vsock`]: packets, without rings.
 //!
@@ -10,7 +12,9 @@
 //! `tests/fuzz/targets` and an entry in its `Cargo.toml`, a name in `scripts/fuzz`, a folder in
 //! `tests/fuzz/corpus`, and a line in the tests below.
 
+pub mod block;
 pub mod guest;
+pub mod memory;
 pub mod registers;
 pub mod script;
 pub mod vsock;
@@ -24,6 +28,8 @@ use crate::Memory;
 use crate::virtio::queue::{self, Limits, Outcome, QueueError, Request, Served};
 use crate::virtio::{console, rng};
 
+pub use self::block::block;
+pub use self::memory::{balloon, kernel, mem};
 pub use self::registers::registers;
 pub use self::vsock::{packets as vsock_packets, queues as vsock_queues};
 

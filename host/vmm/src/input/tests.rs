@@ -34,6 +34,11 @@ fn the_entropy_device_survives_its_corpus() {
 }
 
 #[test]
+fn the_disk_survives_its_corpus() {
+    replay("block", super::block);
+}
+
+#[test]
 fn the_console_survives_its_corpus() {
     replay("console", super::console);
 }
@@ -46,4 +51,19 @@ fn vsock_packets_of_the_corpus_are_survived() {
 #[test]
 fn vsock_queues_of_the_corpus_are_survived() {
     replay("vsock_queues", super::vsock_queues);
+}
+
+#[test]
+fn the_balloon_survives_its_corpus() {
+    replay("balloon", super::balloon);
+}
+
+#[test]
+fn virtio_mem_survives_its_corpus() {
+    replay("mem", super::mem);
+}
+
+#[test]
+fn kernels_of_the_corpus_boot_or_are_refused() {
+    replay("kernel", super::kernel);
 }

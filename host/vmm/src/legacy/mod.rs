@@ -104,3 +104,56 @@ impl Legacy {
         self.serial.lost_bytes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Access {
+        Read(u16, usize),
+        Write(u16, Vec<u8>),
+    }
+
+    fn access() -> impl Strategy<Value = Access> {
+        let port = prop_oneof![0x3f0_u16..0x404, 0x5e_u16..0x68, 0x7f_u16..0x94];
+        prop_oneof![
+            (port.clone(), 1_usize..=8).prop_map(|(port, len)| Access::Read(port, len)),
+            (port, prop::collection::vec(any::<u8>(), 1..=8))
+                .prop_map(|(port, data)| Access::Write(port, data)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn ports_survive_any_access(accesses in prop::collection::vec(access(), 0..200)) {
+            let legacy = Legacy::new(None).unwrap();
+            let mut ports = Bus::default();
+            legacy.place(&mut ports).unwrap();
+            for access in accesses {
+                match access {
+                    Access::Read(port, len) => ports.read(port.into(), &mut vec![0; len]),
+                    Access::Write(port, data) => ports.write(port.into(), &data),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_device_is_at_its_port() {
+        let legacy = Legacy::new(None).unwrap();
+        let mut ports = Bus::default();
+        legacy.place(&mut ports).unwrap();
+        for port in [0x3f8, 0x3ff, 0x60, 0x64, 0x80, 0x92] {
+            ports.read(port, &mut [0]);
+        }
+        assert_eq!(ports.unknown(), 0);
+        ports.write(0x3f8, b"x");
+        assert_eq!(legacy.lost_bytes(), 1);
+        assert!(!legacy.reset().is_asked());
+        ports.write(0x64, &[0xfe]);
+        assert!(legacy.reset().is_asked());
+    }
+}

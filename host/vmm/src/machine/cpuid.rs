@@ -79,7 +79,7 @@ pub(super) fn of_vcpu(supported: &CpuId, index: u8, count: u8) -> Result<CpuId, 
 
 fn answers(supported: &CpuId, index: u8, count: u8) -> Vec<kvm_cpuid_entry2> {
     let place = Place { index: index.into(), count: count.into() };
-    let amd = supported.as_slice().iter().any(is_amd);
+    let amd = is_amd(supported);
     let mut entries: Vec<_> =
         supported.as_slice().iter().copied().filter(|entry| entry.function != 0xb).collect();
     for entry in &mut entries {
@@ -95,10 +95,12 @@ fn answers(supported: &CpuId, index: u8, count: u8) -> Vec<kvm_cpuid_entry2> {
     entries
 }
 
-/// "AuthenticAMD" and "HygonGenuine": EBX, EDX, ECX of leaf 0.
-fn is_amd(entry: &kvm_cpuid_entry2) -> bool {
-    let vendor = [entry.ebx, entry.edx, entry.ecx].map(u32::to_le_bytes).concat();
-    entry.function == 0 && (vendor == b"AuthenticAMD" || vendor == b"HygonGenuine")
+/// "AuthenticAMD" or "HygonGenuine": EBX, EDX, ECX of leaf 0.
+pub(super) fn is_amd(answers: &CpuId) -> bool {
+    answers.as_slice().iter().filter(|entry| entry.function == 0).any(|entry| {
+        let vendor = [entry.ebx, entry.edx, entry.ecx].map(u32::to_le_bytes).concat();
+        vendor == b"AuthenticAMD" || vendor == b"HygonGenuine"
+    })
 }
 
 fn hide(entry: &mut kvm_cpuid_entry2) {

@@ -41,14 +41,17 @@ pub(super) enum Pass {
 #[derive(Debug)]
 pub(super) struct Gate {
     state: Mutex<State>,
-    changed: Condvar,
+    /// The gate has another position.
+    turned: Condvar,
+    /// A thread waits at it, or has left.
+    arrived: Condvar,
 }
 
 impl Gate {
     /// A closed gate for so many threads.
     pub fn new(threads: usize) -> Self {
         let state = State { position: Position::Closed, threads, waiting: 0, exit: None };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self { state: Mutex::new(state), turned: Condvar::new(), arrived: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -62,9 +65,9 @@ impl Gate {
         if state.position == Position::Closed {
             pass = Pass::Resume;
             state.waiting += 1;
-            self.changed.notify_all();
+            self.arrived.notify_all();
             state = self
-                .changed
+                .turned
                 .wait_while(state, |state| state.position == Position::Closed)
                 .unwrap_or_else(PoisonError::into_inner);
             state.waiting -= 1;
@@ -75,7 +78,7 @@ impl Gate {
     /// A thread passes no more.
     pub fn leave(&self) {
         self.lock().threads -= 1;
-        self.changed.notify_all();
+        self.arrived.notify_all();
     }
 
     /// Lets the threads through.
@@ -98,14 +101,16 @@ impl Gate {
         if state.position != Position::Shut {
             state.position = position;
         }
-        self.changed.notify_all();
+        self.turned.notify_all();
+        // Who waits for threads at a closed gate waits no longer once it is open.
+        self.arrived.notify_all();
     }
 
     /// Waits until every thread waits or has left, or the gate is no longer closed.
     pub fn wait_for_all(&self) {
         let running =
             |state: &mut State| state.position == Position::Closed && state.waiting < state.threads;
-        let state = self.changed.wait_while(self.lock(), running);
+        let state = self.arrived.wait_while(self.lock(), running);
         drop(state.unwrap_or_else(PoisonError::into_inner));
     }
 

@@ -211,7 +211,7 @@ impl Start {
     fn set_state(&mut self) -> Result<(), MachineError> {
         if let Some(cpuid) = self.cpuid.take() {
             self.vcpu.fd.set_cpuid2(&cpuid).map_err(MachineError::kvm("KVM_SET_CPUID2"))?;
-            state::set_msrs(&self.vcpu.fd);
+            state::set_msrs(&self.vcpu.fd, cpuid::is_amd(&cpuid));
         }
         Ok(())
     }

@@ -14,6 +14,11 @@ const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
 /// The ranges are in force, and what none covers is write-back.
 const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 
+/// HWCR of AMD, and its bit that says that the time stamp counter counts as fast as the processor is
+/// said to be. AMD PPR, MSRC001_0015.
+const MSR_HWCR: u32 = 0xc001_0015;
+const TSC_FREQ_SEL: u64 = 1 << 24;
+
 /// Local vector table, LINT0 and LINT1, as offsets. Intel SDM 3A, table 11-1.
 const LINT0: usize = 0x350;
 const LINT1: usize = 0x360;
@@ -50,12 +55,18 @@ pub(super) fn set_first(
 
 /// What firmware leaves in the model-specific registers of every processor. A KVM that knows one of
 /// them not does without: the guest then only runs slower.
-pub(super) fn set_msrs(vcpu: &VcpuFd) {
-    let misc_enable = read_msr(vcpu, MSR_MISC_ENABLE);
-    if let Some(value) = misc_enable.filter(|value| value & FAST_STRINGS == 0) {
-        write_msr(vcpu, MSR_MISC_ENABLE, value | FAST_STRINGS);
+pub(super) fn set_msrs(vcpu: &VcpuFd, is_amd: bool) {
+    add_bits(vcpu, MSR_MISC_ENABLE, FAST_STRINGS);
+    if is_amd {
+        add_bits(vcpu, MSR_HWCR, TSC_FREQ_SEL);
     }
     write_msr(vcpu, MSR_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK);
+}
+
+fn add_bits(vcpu: &VcpuFd, index: u32, bits: u64) {
+    if let Some(value) = read_msr(vcpu, index).filter(|value| value & bits != bits) {
+        write_msr(vcpu, index, value | bits);
+    }
 }
 
 fn msr(index: u32, data: u64) -> Option<Msrs> {

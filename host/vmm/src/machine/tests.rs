@@ -12,6 +12,8 @@ use nix::sys::eventfd::EfdFlags;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::jail::filter;
+use crate::memory::{Ram, Size};
 
 /// Where the guests' code is, and one of their data.
 const CODE: u64 = 0x1000;
@@ -113,6 +115,12 @@ const INTERRUPT: &[u8] = &[
     0xb0, 0xfe, // mov al, 0xfe
     0xe6, 0x64, // out 0x64, al
     0xeb, 0xfe, // jmp $
+];
+
+/// Goes on where there is no memory.
+const ASTRAY: &[u8] = &[
+    0xb8, 0, 0, 0, 0xc0, // mov eax, 0xc0000000
+    0xff, 0xe0, // jmp eax
 ];
 
 /// Nothing wakes this processor.
@@ -302,6 +310,17 @@ fn a_triple_fault_is_told() {
 }
 
 #[test]
+fn a_guest_that_goes_astray_ends_and_says_where() {
+    let Some(guest) = Guest::start(ASTRAY, 1) else { return };
+    let exit = guest.wait();
+    match exit {
+        Exit::InternalError { rip, .. } => assert_eq!(rip, 0xc000_0000),
+        // A KVM may hand the guest an exception instead.
+        other => assert_eq!(other, Exit::TripleFault),
+    }
+}
+
+#[test]
 fn a_flood_of_the_console_that_nobody_reads_is_bounded() {
     let Some(mut guest) = Guest::start(FLOOD, 1) else { return };
     let start = Instant::now();
@@ -459,6 +478,44 @@ fn a_thread_that_cannot_be_set_up_is_an_error_and_nothing_runs() {
         assert!(matches!(error, MachineError::Thread { step: "set up the thread", .. }));
     });
     assert_eq!(memory.read_obj::<u32>(GuestAddress(DATA)).unwrap(), 0);
+}
+
+#[test]
+fn processors_do_all_their_work_within_the_filter_of_system_calls() {
+    let jailed = || filter::install(filter::Role::Vcpu).map_err(std::io::Error::other);
+    let start = |memory: &Memory, kvm| {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let legacy = Legacy::new(Some(writer)).unwrap();
+        let mut machine = Machine::new(kvm, memory, 2).unwrap();
+        machine.attach_registers(Arc::new(Written::default()), event().as_fd(), &[]).unwrap();
+        let running = machine.start(enter, &legacy, Arc::new(jailed)).unwrap();
+        Guest { running, memory: memory.clone(), console: reader.into() }
+    };
+    for code in [HELLO, NOTIFY, UNKNOWN, TRIPLE_FAULT, ASTRAY] {
+        let Some(kvm) = open_kvm() else { return };
+        let mut guest = start(&memory(code), kvm);
+        guest.wait();
+        in_time("stop", || guest.running.stop());
+    }
+    for code in [COUNT, FLOOD, HALT] {
+        let Some(kvm) = open_kvm() else { return };
+        let mut guest = start(&memory(code), kvm);
+        for _ in 0..20 {
+            in_time("pause", || guest.running.pause());
+            guest.running.resume();
+        }
+        in_time("stop", || guest.running.stop());
+        assert_eq!(guest.running.exit(), None);
+    }
+}
+
+#[test]
+fn memory_to_be_plugged_is_the_guest_s_from_the_start() {
+    let Some(kvm) = open_kvm() else { return };
+    let ram = Ram::create(Size { mib: 32, hotplug_mib: 256 }).unwrap();
+    ram.guest().write_slice(HELLO, GuestAddress(CODE)).unwrap();
+    let guest = Guest::run(Machine::new(kvm, ram.guest(), 1).unwrap(), ram.guest().clone());
+    assert_eq!(guest.wait(), Exit::Reset);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! for a limit that is missed is a fact and not an error.
 
 mod agent;
+mod block;
 mod containers;
 mod flatten;
 mod machine;
@@ -21,6 +22,8 @@ enum Section {
     Host,
     /// The guest agent by itself
     Agent,
+    /// Devices of the built-in VMM by themselves
+    Devices,
 }
 
 /// Measures husk as it was built.
@@ -49,6 +52,9 @@ fn main() -> Result<()> {
     }
     if wanted(Section::Agent) {
         agent::against_runtimes(flags.runs, &mut report).context("the agent against runtimes")?;
+    }
+    if wanted(Section::Devices) {
+        block::throughput(flags.runs.min(5), &mut report).context("the block device")?;
     }
     report.print();
     report.write(&flags.json).with_context(|| format!("write {}", flags.json.display()))

@@ -9,8 +9,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, recv, sendmsg, shutdown};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, recv, sendmsg, setsockopt, shutdown};
+use nix::sys::time::{TimeVal, TimeValLike};
 use vhost::vhost_user::message::{
     FrontendReq, VhostUserHeaderFlag, VhostUserMemory, VhostUserMemoryRegion,
     VhostUserProtocolFeatures, VhostUserU64, VhostUserVirtioFeatures, VhostUserVringAddr,
@@ -103,10 +105,19 @@ pub struct BackEnd {
 }
 
 impl BackEnd {
-    /// On a connected socket. Nothing is said yet.
-    #[must_use]
-    pub fn new(socket: OwnedFd, deadline: Duration) -> Self {
-        Self { socket, deadline }
+    /// On a connected socket, which the kernel is told of the deadline: no thread that calls the
+    /// back end needs more than to send and to receive. Nothing is said yet.
+    ///
+    /// # Errors
+    /// [`BackEndError::Socket`]: the descriptor is no socket.
+    pub fn new(socket: OwnedFd, deadline: Duration) -> Result<Self, BackEndError> {
+        let failed = |source| BackEndError::Socket { request: 0, source };
+        let micros = i64::try_from(deadline.as_micros()).unwrap_or(i64::MAX);
+        let flags = fcntl(&socket, FcntlArg::F_GETFL).map_err(failed)?;
+        let blocking = OFlag::from_bits_retain(flags) & !OFlag::O_NONBLOCK;
+        fcntl(&socket, FcntlArg::F_SETFL(blocking)).map_err(failed)?;
+        setsockopt(&socket, ReceiveTimeout, &TimeVal::microseconds(micros)).map_err(failed)?;
+        Ok(Self { socket, deadline })
     }
 
     /// Begins: the virtio features that it has, once it has shown that it can serve `queues`.
@@ -278,44 +289,41 @@ impl BackEnd {
     /// The reply's body, of just as many bytes.
     fn reply<const N: usize>(&self, request: FrontendReq) -> Result<[u8; N], BackEndError> {
         let number: u32 = request.into();
-        let until = Instant::now() + self.deadline;
-        let mut header = [0; HEADER_LEN];
-        self.read(number, &mut header, until)?;
-        let flags = VhostUserHeaderFlag::REPLY.bits() | VERSION;
-        let [name, reply_flags, len] = words(header);
+        let mut reply = vec![0; HEADER_LEN + N];
+        let len = self.read(number, &mut reply)?;
+        let (header, body) = reply.split_first_chunk::<HEADER_LEN>().expect("made as long");
+        let [name, flags, body_len] = words(*header);
+        let whole_header = len >= HEADER_LEN;
         // Back ends repeat the request's flags, or do not.
-        let known = VhostUserHeaderFlag::NEED_REPLY.bits();
-        if name != number || reply_flags & !known != flags || usize::try_from(len) != Ok(N) {
+        let flags = flags & !VhostUserHeaderFlag::NEED_REPLY.bits();
+        let expected = flags == VhostUserHeaderFlag::REPLY.bits() | VERSION && name == number;
+        if whole_header && (!expected || usize::try_from(body_len) != Ok(N)) {
             return Err(BackEndError::Nonsense { request: number });
         }
-        let mut body = [0; N];
-        self.read(number, &mut body, until)?;
-        Ok(body)
+        let body = <[u8; N]>::try_from(body).ok().filter(|_| len == reply.len());
+        body.ok_or(BackEndError::Hangs { request: number })
     }
 
-    fn read(&self, request: u32, buffer: &mut [u8], until: Instant) -> Result<(), BackEndError> {
-        let failed = |source| BackEndError::Socket { request, source };
+    /// Fills the buffer, or as much of it as came in time.
+    fn read(&self, request: u32, buffer: &mut [u8]) -> Result<usize, BackEndError> {
+        let until = Instant::now() + self.deadline;
         let mut done = 0;
         while done < buffer.len() {
-            let left = until.saturating_duration_since(Instant::now());
-            // Rounded up: the last wait is one.
-            let left = PollTimeout::try_from(left + Duration::from_millis(1));
-            let mut wanted = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut wanted, left.unwrap_or(PollTimeout::ZERO)) {
-                Ok(0) => return Err(BackEndError::Hangs { request }),
-                Ok(_) => {}
-                Err(Errno::EINTR) if Instant::now() < until => continue,
-                Err(error) => return Err(failed(error)),
-            }
             let rest = &mut buffer[done..];
-            match recv(self.socket.as_raw_fd(), rest, MsgFlags::MSG_DONTWAIT) {
+            match recv(self.socket.as_raw_fd(), rest, MsgFlags::MSG_WAITALL) {
                 Ok(0) | Err(Errno::ECONNRESET) => return Err(BackEndError::Gone { request }),
                 Ok(len) => done += len,
-                Err(Errno::EAGAIN | Errno::EINTR) if Instant::now() < until => {}
-                Err(error) => return Err(failed(error)),
+                // The socket's own deadline.
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::EINTR) => {}
+                Err(source) => return Err(BackEndError::Socket { request, source }),
+            }
+            // Less than all: a signal, or the deadline.
+            if Instant::now() >= until {
+                break;
             }
         }
-        Ok(())
+        Ok(done)
     }
 }
 

@@ -103,7 +103,7 @@ impl Device {
     ) -> Result<Self, FsError> {
         let space = config_space(config)?;
         let queues = usize::from(config.request_queues) + 1;
-        let back_end = BackEnd::new(socket, deadline);
+        let back_end = BackEnd::new(socket, deadline)?;
         let features = back_end.open(queues as u64)?;
         if features & RING_FEATURES != RING_FEATURES {
             let what = "virtio 1.0 rings with indirect descriptors and event indexes";

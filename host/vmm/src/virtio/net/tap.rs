@@ -128,6 +128,8 @@ impl Port for Tap {
     fn receive(&mut self, buffer: &mut [u8]) -> Received {
         loop {
             match self.0.read(buffer) {
+                // Never seen; a packet that is none would be asked for again and again.
+                Ok(0) => return Received::Failed,
                 Ok(len) => return Received::Packet(len),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

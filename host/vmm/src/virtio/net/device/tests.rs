@@ -460,6 +460,21 @@ fn limits_hold_packets_back_until_their_time() {
         while guest.driver.counter("tx_packets") < 13 {
             assert!(guest.driver.wait());
         }
+        // Without limits all of it passes at once, that which waits among it.
+        for number in 0..12 {
+            socket.send_to(&[number], "10.0.0.2:9").unwrap();
+            let frame = guest.frame(ARP, &[0; 46]);
+            guest.send(Header::default(), &frame);
+        }
+        let none = Limits::default();
+        let mut device = guest.driver.transport.device();
+        device.downcast_mut::<Device>().unwrap().set_limits(&none, &none).unwrap();
+        drop(device);
+        assert!(guest.driver.wait());
+        assert_eq!(guest.driver.counter("tx_packets"), 25);
+        for number in 0..12 {
+            assert_eq!(guest.receive(is_udp).1[L4 + 8], number);
+        }
         assert!(guest.driver.counter("rx_throttled") > 0);
         assert!(guest.driver.counter("tx_throttled") > 0);
     });
