@@ -22,7 +22,8 @@ pub fn balloon(bytes: &[u8]) {
 
 /// virtio-mem.
 pub fn mem(bytes: &[u8]) {
-    let blocks = Blocks::new(MEMORY_BYTES as u64 / 2, MEMORY_BYTES as u64 / 2);
+    let mut blocks = Blocks::new(MEMORY_BYTES as u64 / 2, MEMORY_BYTES as u64 / 2);
+    blocks.set_usable_len(blocks.region_len());
     play(bytes, &mut Mem { blocks, numbers: mem::core::Numbers::default() });
 }
 
@@ -103,6 +104,7 @@ impl Subject for Mem {
         let outcome = mem::core::process(queue, memory, &mut self.blocks, &mut self.numbers);
         assert!(self.blocks.plugged_len() <= most, "no more is plugged than the host wants");
         assert_eq!(self.numbers.failed, 0, "every block is memory");
+        assert!(self.blocks.needed_len() <= self.blocks.region_len(), "and in the region");
         outcome
     }
 

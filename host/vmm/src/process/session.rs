@@ -16,6 +16,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::devices::Devices;
 use super::end::End;
+use super::hotplug::Resizer;
 use super::meter::Meter;
 use super::{ProcessError, system};
 use crate::control::{Call, ControlError, Event, Reply, Request, Server, Statistics};
@@ -44,7 +45,7 @@ pub struct Session {
     running: Running,
     events: EventLoop,
     devices: Devices,
-    _ram: Ram,
+    ram: Ram,
     meter: Option<Meter>,
     /// What the monitor was told of the guest.
     told: Progress,
@@ -73,19 +74,21 @@ impl Session {
             Ok(epoll)
         };
         let epoll = watch().map_err(system("watch the machine"))?;
-        Ok(Self {
+        let session = Self {
             epoll,
             state: State::Waiting,
             control,
             running,
             events,
             devices,
-            _ram: ram,
+            ram,
             meter,
             told: Progress::Nothing,
             awaits_room: false,
             began: None,
-        })
+        };
+        session.resize_memory()?;
+        Ok(session)
     }
 
     /// Serves until the machine has ended, and takes it down.
@@ -145,10 +148,21 @@ impl Session {
             _ => {
                 if self.state != State::Paused {
                     self.events.dispatch().map_err(system("serve the devices"))?;
+                    self.resize_memory()?;
                 }
                 Ok(None)
             }
         }
+    }
+
+    /// Hot-plug memory is there as far as it is needed.
+    fn resize_memory(&self) -> Result<(), ProcessError> {
+        Ok(self.resizer().map_or(Ok(()), |resizer| resizer.settle())?)
+    }
+
+    fn resizer(&self) -> Option<Resizer<'_>> {
+        let Self { running, devices, .. } = self;
+        self.ram.hotplug().map(|hotplug| Resizer { hotplug, running, devices })
     }
 
     fn tell_progress(&mut self) -> Result<Option<End>, ProcessError> {
@@ -204,7 +218,8 @@ impl Session {
                 return changed("balloon", self.devices.set_balloon(*mib));
             }
             (Request::MemTarget { mib }, _) => {
-                return changed("hot-plug memory", self.devices.set_hotplug(*mib));
+                let change = self.resizer().map(|resizer| resizer.set_target_mib(*mib));
+                return changed("hot-plug memory", change);
             }
             (Request::DiskLimits { serial, limits }, _) => {
                 return changed("disk of this serial", self.devices.limit_disk(serial, limits));

@@ -2,10 +2,10 @@
 //! thread: any transport may call them, as may a test or a fuzzer.
 
 use virtio_queue::{DescriptorChain, Queue};
-use vm_memory::GuestMemoryMmap;
 
 use super::muxer::Muxer;
 use super::packet::{HEADER_LEN, Header, MAX_PAYLOAD_LEN};
+use crate::Memory;
 use crate::virtio::queue;
 use crate::virtio::{Outcome, QueueError, Served};
 
@@ -23,7 +23,7 @@ const MAX_CHAIN_LEN: usize = 64;
 /// [`QueueError`]: the queue is broken.
 pub fn process_tx(
     muxer: &mut Muxer,
-    memory: &GuestMemoryMmap,
+    memory: &Memory,
     queue: &mut Queue,
 ) -> Result<Outcome, QueueError> {
     if !muxer.can_receive() {
@@ -45,7 +45,7 @@ pub fn process_tx(
 /// [`QueueError`]: the queue is broken.
 pub fn process_rx(
     muxer: &mut Muxer,
-    memory: &GuestMemoryMmap,
+    memory: &Memory,
     queue: &mut Queue,
 ) -> Result<Outcome, QueueError> {
     if !muxer.has_output() {
@@ -59,15 +59,11 @@ pub fn process_rx(
     })
 }
 
-fn is_too_long(chain: &DescriptorChain<&GuestMemoryMmap>) -> bool {
+fn is_too_long(chain: &DescriptorChain<&Memory>) -> bool {
     chain.clone().take(MAX_CHAIN_LEN + 1).count() > MAX_CHAIN_LEN
 }
 
-fn receive_packet(
-    muxer: &mut Muxer,
-    memory: &GuestMemoryMmap,
-    chain: &DescriptorChain<&GuestMemoryMmap>,
-) {
+fn receive_packet(muxer: &mut Muxer, memory: &Memory, chain: &DescriptorChain<&Memory>) {
     if is_too_long(chain) {
         tracing::debug!("vsock packet in too many pieces dropped");
         return muxer.drop_malformed();
@@ -89,8 +85,8 @@ fn receive_packet(
 /// `Some(0)` gives an unusable buffer back.
 fn send_packet(
     muxer: &mut Muxer,
-    memory: &GuestMemoryMmap,
-    chain: &DescriptorChain<&GuestMemoryMmap>,
+    memory: &Memory,
+    chain: &DescriptorChain<&Memory>,
 ) -> Option<u32> {
     if is_too_long(chain) {
         return Some(0);
