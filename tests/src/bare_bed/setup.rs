@@ -57,6 +57,8 @@ pub struct Setup {
     pub memory_mib: u32,
     /// What virtio-mem may add.
     pub hotplug_mib: u32,
+    /// What of it should be plugged at the start.
+    pub plugged_mib: u32,
     /// Processors that there are; one is online.
     pub vcpus: u32,
     /// Block devices.
@@ -84,6 +86,7 @@ impl Setup {
             protocol: Protocol::Linux,
             memory_mib: 64,
             hotplug_mib: 0,
+            plugged_mib: 0,
             vcpus: 1,
             disks: Vec::new(),
             tap: None,
@@ -173,7 +176,7 @@ impl Setup {
                 }),
                 rng: self.rng,
                 balloon: self.balloon.map(|mib| balloon::Config { mib, ..Default::default() }),
-                mem: mem::Config::default(),
+                mem: mem::Config { mib: self.plugged_mib },
                 shares: Vec::new(),
                 console: self.console.then(|| console::Config {
                     output: number(wires.console),
