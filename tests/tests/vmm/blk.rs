@@ -106,6 +106,19 @@ fn nothing_is_written_to_memory_after_a_reset_with_requests_in_flight() {
     }
 }
 
+/// Requests that wait for their limit are in flight for as long as a test likes.
+#[test]
+fn requests_that_wait_for_their_limit_are_forgotten_by_a_reset() {
+    for engine in ENGINES {
+        let folder = folder();
+        let mut setup = disk("blk-reset-in-flight rounds=3 settle-ms=250", &folder);
+        setup.disks[0].engine = engine;
+        let bytes = Limit { size: 256 << 10, one_time_burst: 0, refill_ms: 100 };
+        setup.disks[0].limits = Limits { bytes: Some(bytes), operations: None };
+        pass(&setup);
+    }
+}
+
 #[test]
 fn limited_disk_still_serves_everything() {
     let folder = folder();
