@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use husk::sys::process::spawn_bound;
 use husk_vmm::channel::Channel;
 use husk_vmm::control::{Client, Event, Request, Statistics};
-use husk_vmm::process::COMMAND;
+use husk_vmm::process::{COMMAND, EXIT_REFUSED};
 use husk_vmm::vsock::{VsockHandle, relay};
 
 use super::serial::Serial;
@@ -32,7 +32,7 @@ pub struct Guest {
     began: Instant,
     serial: Serial,
     console: Serial,
-    control: Client,
+    control: Option<Client>,
     streams: Option<VsockHandle>,
     events: Arc<Mutex<Vec<Event>>>,
 }
@@ -111,7 +111,7 @@ impl Guest {
             began,
             serial: Serial::read(serial.0),
             console: Serial::read(console.0),
-            control: Client::start(control.0, listen)?,
+            control: Some(Client::start(control.0, listen)?),
             streams: if setup.vsock { Some(relay::serve(streams.0)?) } else { None },
             events,
         })
@@ -160,15 +160,23 @@ impl Guest {
     /// When it does not.
     pub fn command(&self, request: Request) {
         let shown = format!("{request:?}");
-        if let Err(error) = self.control.command(request, ANSWER) {
+        if let Err(error) = self.control().command(request, ANSWER) {
             panic!("{}: {shown}: {error}\n{}", self.case, tail(&self.said()));
         }
     }
 
-    /// The VMM's end of the control socket.
+    /// Who asks the VMM.
+    ///
+    /// # Panics
+    /// After [`Self::desert`].
     #[must_use]
     pub fn control(&self) -> &Client {
-        &self.control
+        self.control.as_ref().expect("the control socket is open")
+    }
+
+    /// Closes the control socket, as the end of a monitor does.
+    pub fn desert(&mut self) {
+        self.control = None;
     }
 
     /// The VMM's numbers.
@@ -177,7 +185,7 @@ impl Guest {
     /// When it does not tell.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        match self.control.statistics(ANSWER) {
+        match self.control().statistics(ANSWER) {
             Ok(statistics) => statistics,
             Err(error) => panic!("{}: statistics: {error}\n{}", self.case, tail(&self.said())),
         }
@@ -207,18 +215,19 @@ impl Guest {
         }
         let serial = self.serial.finish();
         let first = self.serial.first();
-        let events = within(ANSWER, || {
-            let events = self.events.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let last = events.last();
-            matches!(last, Some(Event::Ended { .. })).then_some(events)
-        });
+        let heard = || self.events.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // The reader of the socket may be behind the end of the process.
+        let refused = status.and_then(|status| status.code()) == Some(EXIT_REFUSED.into());
+        if status.is_some() && !refused && self.control.is_some() {
+            within(ANSWER, || matches!(heard().last(), Some(Event::Ended { .. })).then_some(()));
+        }
         Ended {
             case: self.case.clone(),
             serial,
             console: self.console.finish(),
             status,
             stderr,
-            events: events.unwrap_or_default(),
+            events: heard(),
             first_byte: first.map(|first| first.saturating_duration_since(self.began)),
         }
     }

@@ -165,3 +165,21 @@ fn limits_of_a_running_disk_can_change() {
     guest.command(Request::Stop);
     assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
 }
+
+#[test]
+fn disk_rests_while_the_machine_is_paused() {
+    let kvm = kvm_or_skip!();
+    let folder = folder();
+    let guest = start(&disk("speed-blk-read mib=2000 linger=1", &folder), kvm);
+    let reads = || guest.counter("block", "reads");
+    husk_tests::wait::eventually(DEADLINE, "the disk is read", || (reads() > 0).then_some(()));
+    guest.command(Request::Pause);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let paused = reads();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(reads(), paused, "it reads on");
+    guest.command(Request::Resume);
+    husk_tests::wait::eventually(DEADLINE, "it goes on", || (reads() > paused).then_some(()));
+    guest.command(Request::Stop);
+    assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
+}
