@@ -1,7 +1,10 @@
 //! A guest that runs, and how it ended.
 
+use std::fs::Permissions;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +15,8 @@ use husk_vmm::channel::Channel;
 use husk_vmm::control::{Client, Event, Request, Statistics};
 use husk_vmm::process::{COMMAND, EXIT_REFUSED};
 use husk_vmm::vsock::{VsockHandle, relay};
+
+use tempfile::TempDir;
 
 use super::serial::Serial;
 use super::setup::{Setup, Wires};
@@ -35,6 +40,7 @@ pub struct Guest {
     control: Option<Client>,
     streams: Option<VsockHandle>,
     events: Arc<Mutex<Vec<Event>>>,
+    _program: Option<TempDir>,
 }
 
 /// What is left of a guest.
@@ -64,6 +70,21 @@ fn program() -> PathBuf {
     path
 }
 
+/// A copy where any user finds it, for as long as the folder is there.
+fn copy(program: &Path) -> io::Result<TempDir> {
+    let folder = tempfile::tempdir()?;
+    // By a process of its own: a program that a child of another thread still has open for writing
+    // cannot be run.
+    let status = Command::new("cp").arg(program).arg(folder.path().join("husk")).status()?;
+    if !status.success() {
+        return Err(io::Error::other("copy husk"));
+    }
+    for path in [folder.path(), &folder.path().join("husk")] {
+        std::fs::set_permissions(path, Permissions::from_mode(0o755))?;
+    }
+    Ok(folder)
+}
+
 /// The end of what a guest said.
 fn tail(text: &str) -> &str {
     let from = text.len().saturating_sub(TAIL);
@@ -90,7 +111,12 @@ impl Guest {
             streams: streams.1.as_fd(),
         };
         let config = setup.config(&files, &wires);
-        let mut command = Command::new(program());
+        let reachable = setup.user.map(|_| copy(&program())).transpose()?;
+        let copied = reachable.as_ref().map(|folder| folder.path().join("husk"));
+        let mut command = Command::new(copied.unwrap_or_else(program));
+        if let Some(user) = setup.user {
+            command.uid(user).gid(user);
+        }
         command.arg(COMMAND).env_clear().stdin(Stdio::piped()).stdout(Stdio::null());
         command.stderr(Stdio::piped());
         let began = Instant::now();
@@ -114,6 +140,7 @@ impl Guest {
             control: Some(Client::start(control.0, listen)?),
             streams: if setup.vsock { Some(relay::serve(streams.0)?) } else { None },
             events,
+            _program: reachable,
         })
     }
 

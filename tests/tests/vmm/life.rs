@@ -83,6 +83,28 @@ fn every_thread_of_a_running_machine_is_filtered_and_has_no_capability() {
 }
 
 #[test]
+fn machine_runs_for_a_user_without_any_privilege() {
+    if !nix::unistd::Uid::effective().is_root() {
+        // Then every other test is this one.
+        eprintln!("SKIPPED: only root becomes another user");
+        return;
+    }
+    let kvm = kvm_or_skip!();
+    let folder = super::folder();
+    let nobody = Some(65534);
+    let setup = Setup { user: nobody, vsock: true, ..Setup::new("blk-write-read linger=1") };
+    let guest = start(&setup.disk(&folder, 4), kvm);
+    guest.expect("PASSED", DEADLINE);
+    for (field, wanted) in [("Seccomp", "2"), ("NoNewPrivs", "1"), ("CapEff", "0000000000000000")] {
+        let values = of_each_thread(guest.pid(), field);
+        assert!(values.iter().all(|value| value == wanted), "{field}: {values:?}");
+    }
+    assert!(guest.statistics().memory.is_some(), "its own memory can be measured");
+    guest.command(husk_vmm::control::Request::Stop);
+    assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
+}
+
+#[test]
 fn many_machines_run_beside_each_other() {
     let mut guests: Vec<Guest> = Vec::new();
     for number in 0..8 {
