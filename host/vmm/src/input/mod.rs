@@ -5,6 +5,7 @@
 //! - [`guest`]: rings and memory, for any device core;
 //! - [`block`]: a disk without a file;
 //! - [`memory`]: the balloon, virtio-mem, and kernels' files;
+//! - [`net`]: what may leave the network device;
 //! - [`registers`]: the transport;
 //! - [`vsock`]: packets, without rings.
 //!
@@ -15,6 +16,7 @@
 pub mod block;
 pub mod guest;
 pub mod memory;
+pub mod net;
 pub mod registers;
 pub mod script;
 pub mod vsock;
@@ -30,6 +32,7 @@ use crate::virtio::{console, rng};
 
 pub use self::block::block;
 pub use self::memory::{balloon, kernel, mem};
+pub use self::net::net;
 pub use self::registers::registers;
 pub use self::vsock::{packets as vsock_packets, queues as vsock_queues};
 

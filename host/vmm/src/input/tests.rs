@@ -39,6 +39,11 @@ fn the_disk_survives_its_corpus() {
 }
 
 #[test]
+fn the_network_device_survives_its_corpus() {
+    replay("net", super::net);
+}
+
+#[test]
 fn the_console_survives_its_corpus() {
     replay("console", super::console);
 }
