@@ -33,6 +33,9 @@ REMAP := --remap-path-prefix=$(CURDIR)=/husk --remap-path-prefix=$(CARGO_HOME)=/
 # and is half of what an exec into a container takes. Heap, stack and mappings stay randomized.
 FIXED := -C relocation-model=static
 CARGO_GUEST := RUSTFLAGS="$(REMAP) $(FIXED)" cargo build --locked --profile agent --target $(MUSL)
+# Guests without a kernel have no C library, and its start files with it.
+CARGO_BARE := RUSTFLAGS="$(REMAP) $(FIXED) -C link-self-contained=no" cargo build --locked --profile agent \
+    --target $(MUSL)
 
 IMAGE ?= oci:build/images/busybox
 CMD ?= echo "hello from a husk"
@@ -50,6 +53,7 @@ check: setup
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --target $(MUSL) -p husk-agent -p husk-guest-inits --all-targets -- -D warnings
+	cargo clippy --locked --target $(MUSL) --profile agent -p husk-bare-metal -- -D warnings
 	@scripts/check-dependencies
 
 bench: build images inits
@@ -88,11 +92,14 @@ host: setup
 agent: setup
 	$(CARGO_GUEST) -p husk-agent
 
-# Guests that are not the agent: the tests' liars, and the floor that benches compare with.
+# Guests that are not the agent: the tests' liars, the floor that benches compare with, and what needs
+# no kernel.
 inits: setup
 	$(CARGO_GUEST) -p husk-guest-inits
 	@install -D -m 755 -t build/test-inits \
 	    $(addprefix $(CARGO_TARGET_DIR)/$(MUSL)/agent/,floor-init vsock-init hostile-init probe)
+	$(CARGO_BARE) -p husk-bare-metal
+	@install -D -m 755 -t build/test-inits $(CARGO_TARGET_DIR)/$(MUSL)/agent/bare-metal
 
 images: setup
 	@cargo run --locked -q -p husk-tests --bin busybox-image -- \

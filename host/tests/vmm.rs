@@ -6,7 +6,7 @@
 
 mod bare;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use bare::{HANG, Parts, RESET, SOON, TRIPLE_FAULT, say};
@@ -67,7 +67,8 @@ fn machine_is_started_paused_resumed_measured_and_stopped() {
     ask(Request::Resume).unwrap();
     let statistics = process.control().statistics(SOON).unwrap();
     assert_eq!(statistics.exits["port_write"], 1, "{statistics:?}");
-    assert_eq!(statistics.devices[0].kind, "entropy");
+    let kinds: Vec<&str> = statistics.devices.iter().map(|device| device.kind.as_str()).collect();
+    assert_eq!(kinds, ["vsock", "entropy"]);
     let memory = statistics.memory.unwrap();
     eprintln!("memory beside the guest's: {} KiB", memory.own_kib);
     assert!(memory.own_kib > 0 && memory.guest_kib > 0, "{memory:?}");
@@ -77,6 +78,25 @@ fn machine_is_started_paused_resumed_measured_and_stopped() {
     ));
     process.control().command(Request::Stop, SOON).unwrap();
     assert_eq!(process.wait().status.code(), Some(0));
+}
+
+#[test]
+fn streams_of_the_host_reach_the_device_and_end_with_it() {
+    let process = Parts::new(kvm_or_skip!(), &HANG).start();
+    let vsock = process.vsock.clone();
+    let listener = vsock.listen(7, 1).unwrap();
+    assert_eq!(vsock.listen(7, 1).unwrap_err().kind(), ErrorKind::AddrInUse);
+    let mut stream = vsock.connect(1).unwrap();
+    stream.write_all(b"for a guest that never comes").unwrap();
+    // The order of the connection was before.
+    let _second = vsock.listen(8, 1).unwrap();
+    let statistics = process.control().statistics(SOON).unwrap();
+    assert_eq!(statistics.devices[0].counters["connections"], 1);
+    process.control().command(Request::Stop, SOON).unwrap();
+    assert_eq!(process.wait().status.code(), Some(0));
+    let gone = listener.accept(SOON).unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::ConnectionAborted);
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }
 
 #[test]

@@ -49,6 +49,15 @@ fn built(variable: &str, below: &str, what: &str) -> PathBuf {
     path.canonicalize().expect("a path that exists has a canonical form")
 }
 
+/// The husk program: of `HUSK_BIN`, or what `make build` has built.
+///
+/// # Panics
+/// Without one.
+#[must_use]
+pub fn husk_program() -> PathBuf {
+    built("HUSK_BIN", "bin/husk", "husk")
+}
+
 /// The program of Debian's busybox-static.
 ///
 /// # Panics
@@ -103,7 +112,7 @@ impl Bed {
         // Short: below it is a Unix socket, whose path has 108 bytes.
         let dir = tempfile::Builder::new().prefix("hk").tempdir().expect("a folder can be made");
         let bed = Self {
-            bin: built("HUSK_BIN", "bin/husk", "husk"),
+            bin: husk_program(),
             guest: built("HUSK_GUEST_DIR", "guest", "the guest image"),
             dir,
             _permit: permit,
@@ -249,6 +258,15 @@ impl Bed {
     pub fn containers(&self) -> Vec<String> {
         let output = self.husk(&["ps", "-a", "--format", "{{.Names}}"]).ok();
         output.out().lines().map(str::to_owned).collect()
+    }
+
+    /// Every living VMM of the installation.
+    #[must_use]
+    pub fn vmms(&self) -> Vec<leftovers::Process> {
+        let is_vmm = |process: &leftovers::Process| {
+            process.name.starts_with("qemu") || process.command.starts_with("husk-vmm")
+        };
+        self.processes().into_iter().filter(is_vmm).collect()
     }
 
     /// Processes of this installation that are not the test's own.

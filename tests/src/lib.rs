@@ -4,6 +4,7 @@
 //! Not a place for tests of one room: those stand beside its code.
 
 pub mod agent_bed;
+pub mod bare_bed;
 pub mod bed;
 pub mod busybox_image;
 pub mod guest;

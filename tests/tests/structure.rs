@@ -42,7 +42,9 @@ const UNSAFE: &[&str] = &[
     "host/vmm/src/virtio/blk/segments.rs",
     "host/vmm/src/virtio/net/tap.rs",
     "agent/src/sys/",
+    "tests/bare-metal/",
     "tests/guest-inits/",
+    "tests/src/bare_bed/tap.rs",
 ];
 
 fn workspace() -> PathBuf {
@@ -71,13 +73,14 @@ fn sources(folder: &str) -> Vec<(String, String)> {
     found.iter().map(|path| (relative(path), fs::read_to_string(path).unwrap())).collect()
 }
 
-const CRATES: [&str; 7] = [
+const CRATES: [&str; 8] = [
     "protocols/src",
     "agent/src",
     "host/src",
     "host/vmm/src",
     "rootfs-builder/src",
     "tests/src",
+    "tests/bare-metal/src",
     "tests/guest-inits/src",
 ];
 

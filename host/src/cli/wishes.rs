@@ -111,6 +111,7 @@ fn surroundings(flags: &SurroundingsFlags) -> Surroundings {
         extra_hosts: flags.add_host.clone(),
         sysctls: settings(&flags.sysctl),
         guest_sysctls: settings(&flags.guest_sysctl),
+        kernel_args: flags.kernel_arg.clone(),
         ipc: flags.ipc.unwrap_or_default(),
     }
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use husk::sys::process::spawn_bound;
 use husk_vmm::channel::Channel;
-use husk_vmm::config::{Config, Devices, Memory, Vcpus};
+use husk_vmm::config::{Config, Devices, Memory, Vcpus, Vsock};
 use husk_vmm::control::{Client, Event};
+use husk_vmm::vsock::{VsockHandle, relay};
 
 /// A busy machine is slow.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -79,6 +80,7 @@ pub struct Parts {
     pub kernel: File,
     pub config: Config,
     control: (Channel, Channel),
+    streams: (Channel, Channel),
     console: (PipeReader, PipeWriter),
 }
 
@@ -89,6 +91,8 @@ impl Parts {
         kernel.write_all(&elf(code)).unwrap();
         kernel.rewind().unwrap();
         let control = Channel::pair().unwrap();
+        let streams = Channel::pair().unwrap();
+        let vsock = Vsock { host: streams.1.as_fd().as_raw_fd(), guest_cid: 3, host_cid: 2 };
         let console = std::io::pipe().unwrap();
         let config = Config {
             kvm: kvm.as_raw_fd(),
@@ -100,9 +104,9 @@ impl Parts {
             vcpus: Vcpus { online: 1, max: 1 },
             memory: Memory { mib: 32, hotplug_mib: 0 },
             start_paused: false,
-            devices: Devices { rng: true, ..Devices::default() },
+            devices: Devices { rng: true, vsock: Some(vsock), ..Devices::default() },
         };
-        Self { kvm, kernel, config, control, console }
+        Self { kvm, kernel, config, control, streams, console }
     }
 
     /// Starts the process, and writes the configuration.
@@ -115,17 +119,19 @@ impl Parts {
 
     /// Starts the process, which then waits for its configuration.
     pub fn spawn(self) -> Process {
-        let Self { kvm, kernel, control, console, .. } = self;
+        let Self { kvm, kernel, control, streams, console, .. } = self;
         let mut command = Command::new(env!("CARGO_BIN_EXE_husk"));
         command.arg("vmm").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let keep: [BorrowedFd<'_>; 4] =
-            [kvm.as_fd(), kernel.as_fd(), control.1.as_fd(), console.1.as_fd()];
+        let wires = [control.1.as_fd(), streams.1.as_fd(), console.1.as_fd()];
+        let keep: Vec<BorrowedFd<'_>> =
+            [kvm.as_fd(), kernel.as_fd()].into_iter().chain(wires).collect();
         let mut child = spawn_bound(&mut command, &keep).unwrap();
-        drop((control.1, console.1));
+        drop((control.1, streams.1, console.1));
         let stdin = child.stdin.take();
         let (sender, events) = channel();
         let control = Client::start(control.0, move |event| drop(sender.send(event))).unwrap();
-        Process { child, stdin, control: Some(control), events, console: console.0 }
+        let vsock = relay::serve(streams.0).unwrap();
+        Process { child, stdin, control: Some(control), events, vsock, console: console.0 }
     }
 }
 
@@ -135,6 +141,7 @@ pub struct Process {
     pub stdin: Option<ChildStdin>,
     pub control: Option<Client>,
     pub events: Receiver<Option<Event>>,
+    pub vsock: VsockHandle,
     pub console: PipeReader,
 }
 

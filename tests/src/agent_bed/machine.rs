@@ -24,6 +24,7 @@ use husk_vmm::vsock::VsockHandle;
 use tokio::sync::watch;
 
 use super::images;
+use crate::bed::husk_program;
 use crate::hypervisor::{test_kernel, under_test};
 
 /// A translated guest on a busy machine takes seconds.
@@ -155,7 +156,7 @@ fn disks(folder: &Path, images: &[(&'static str, PathBuf)]) -> Result<Vec<Disk>>
 }
 
 fn start_vm(config: &VmConfig) -> Result<Box<dyn Vm>> {
-    let (hypervisor, _) = hypervisor::choose(under_test())?;
+    let (hypervisor, _) = hypervisor::choose_with(under_test(), &husk_program())?;
     Ok(hypervisor.start(config)?)
 }
 

@@ -117,12 +117,14 @@ fn machine_without_qemu_is_told_so() {
     let tools = bed.path("bin");
     fs::create_dir(&tools).unwrap();
     symlink("/sbin/mke2fs", tools.join("mke2fs")).unwrap();
-    let output = bed.run(&[], &["true"]).env("PATH", &tools).output();
+    let output =
+        bed.run(&[], &["true"]).env("HUSK_HYPERVISOR", "qemu").env("PATH", &tools).output();
     output.refused_with(125, &["run busybox:latest", "qemu-system-x86_64", "apt-get install"]);
     bed.assert_nothing_left();
     // A container that stays is as it was: never started.
     let words = ["run", "--name", "box", BUSYBOX, "true"];
-    bed.husk(&words).env("PATH", &tools).output().refused_with(125, &["qemu"]);
+    let run = bed.husk(&words).env("HUSK_HYPERVISOR", "qemu").env("PATH", &tools);
+    run.output().refused_with(125, &["qemu"]);
     assert_eq!(bed.state("box").as_deref(), Some("created"));
     bed.husk(&["start", "-a", "box"]).ok();
 }

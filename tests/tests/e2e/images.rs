@@ -153,12 +153,7 @@ fn containers_share_one_image_and_cannot_write_to_it() {
     let seen = bed.exec_sh("two", "head -n 1 /etc/passwd; ls /bin/vi").ok();
     assert_eq!(seen.out(), "root:x:0:0:root:/root:/bin/sh\n/bin/vi");
     // Both VMs have the same file open, and neither can write it.
-    let vms: Vec<i32> = bed
-        .processes()
-        .into_iter()
-        .filter(|process| process.name.starts_with("qemu"))
-        .map(|process| process.pid)
-        .collect();
+    let vms: Vec<i32> = bed.vmms().iter().map(|process| process.pid).collect();
     assert_eq!(vms.len(), 2);
     for pid in vms {
         let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();

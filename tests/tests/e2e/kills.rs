@@ -17,10 +17,6 @@ fn kill_pid(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
 }
 
-fn qemus(bed: &Bed) -> Vec<Process> {
-    bed.processes().into_iter().filter(|process| process.name.starts_with("qemu")).collect()
-}
-
 fn monitors(bed: &Bed) -> Vec<Process> {
     let is_monitor = |process: &Process| process.command.starts_with("husk-monitor");
     bed.processes().into_iter().filter(is_monitor).collect()
@@ -32,11 +28,11 @@ fn killed_vmm_ends_the_container_with_an_error_that_says_so() {
     let words = ["run", "--name", "box", BUSYBOX, "sh", "-c", "echo ready; sleep 1000"];
     let mut run = bed.husk(&words).spawn();
     run.expect("ready");
-    kill_pid(qemus(&bed)[0].pid);
+    kill_pid(bed.vmms()[0].pid);
     let output = run.wait().code(125);
     let line = output.err();
     assert!(line.starts_with("husk: run box: ") && !line.contains('\n'), "{line}");
-    assert!(line.contains("qemu") && line.contains("signal: 9"), "{line}");
+    assert!(line.contains("ended with signal: 9"), "{line}");
     bed.assert_idle();
     assert_eq!(bed.state("box").as_deref(), Some("exited"));
     let state = bed.inspect("box")["State"].clone();
@@ -53,11 +49,11 @@ fn vmm_killed_while_it_boots_is_an_error_at_once() {
     let bed = Bed::new();
     for name in ["box", "again"] {
         let run = bed.husk(&["run", "--rm", "--name", name, BUSYBOX, "true"]).spawn();
-        let qemu = eventually(Duration::from_secs(20), "QEMU runs", || qemus(&bed).pop());
-        kill_pid(qemu.pid);
+        let vmm = eventually(Duration::from_secs(20), "a VMM runs", || bed.vmms().pop());
+        kill_pid(vmm.pid);
         let output = run.wait();
         assert!(output.took < Duration::from_secs(20), "{:?}", output.took);
-        output.refused_with(125, &["run", name, "qemu", "signal: 9"]);
+        output.refused_with(125, &["run", name, "ended with signal: 9"]);
         bed.assert_nothing_left();
     }
 }
@@ -71,7 +67,7 @@ fn killed_monitor_takes_its_vm_along_and_ps_knows() {
     let waiting = bed.husk(&["wait", "box"]).spawn();
     sleep(Duration::from_millis(200));
     kill_pid(monitors(&bed)[0].pid);
-    let gone = within(SOON, || (qemus(&bed).is_empty() && monitors(&bed).is_empty()).then_some(()));
+    let gone = within(SOON, || (bed.vmms().is_empty() && monitors(&bed).is_empty()).then_some(()));
     assert!(gone.is_some(), "still there: {:?}", bed.processes());
     let exec = exec.wait().code(125).err();
     assert!(exec.starts_with("husk: exec box: ") && exec.contains("killed"), "{exec}");
@@ -142,7 +138,7 @@ fn client_killed_at_any_moment_leaves_a_container_or_none() {
 fn container_lives_on_without_its_client_even_when_it_is_starting() {
     let bed = Bed::new();
     let run = bed.husk(&["run", "--name", "box", BUSYBOX, "sleep", "1000"]).spawn();
-    eventually(Duration::from_secs(20), "QEMU runs", || qemus(&bed).pop());
+    eventually(Duration::from_secs(20), "a VMM runs", || bed.vmms().pop());
     run.signal(Signal::SIGKILL);
     assert_eq!(run.wait().code, 137);
     bed.await_state("box", "running");
@@ -154,7 +150,7 @@ fn signal_while_it_boots_ends_the_run_and_the_vm() {
     let bed = Bed::new();
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let run = bed.run(&[], &["sleep", "1000"]).spawn();
-        eventually(Duration::from_secs(20), "QEMU runs", || qemus(&bed).pop());
+        eventually(Duration::from_secs(20), "a VMM runs", || bed.vmms().pop());
         run.signal(signal);
         let output = run.wait();
         assert_eq!(output.code, 128 + signal as i32, "{}", output.err());
@@ -200,7 +196,7 @@ fn commands_at_work_are_told_that_the_container_went() {
     bed.husk(&["start", "box"]).ok();
     let exec = bed.husk(&["exec", "box", "sleep", "1000"]).spawn();
     sleep(Duration::from_secs(1));
-    kill_pid(qemus(&bed)[0].pid);
+    kill_pid(bed.vmms()[0].pid);
     exec.wait().refused_with(125, &["exec box", "the container has ended"]);
     bed.husk(&["rm", "-f", "box"]).ok();
     bed.assert_nothing_left();

@@ -63,8 +63,7 @@ fn everything_works_without_root() {
     run(&["start", "-a", "box"]).ok();
     run(&["run", "-d", "--name", "web", "layout:latest", "sleep", "1000"]).ok();
     assert_eq!(run(&["exec", "web", "id", "-u"]).ok().out(), "0");
-    for process in bed.processes().iter().filter(|process| is_root && process.name.contains("qemu"))
-    {
+    for process in bed.vmms().iter().filter(|_| is_root) {
         let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap();
         assert!(status.contains("Uid:\t65534\t65534"), "{status}");
     }

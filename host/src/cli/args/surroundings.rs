@@ -47,6 +47,9 @@ pub struct SurroundingsFlags {
     /// Kernel setting of the guest
     #[arg(long, value_name = "NAME=VALUE", value_parser = names::guest_sysctl)]
     pub guest_sysctl: Vec<(String, String)>,
+    /// Word for the command line of the guest's kernel
+    #[arg(long, value_name = "WORD", value_parser = names::kernel_arg)]
+    pub kernel_arg: Vec<String>,
 }
 
 /// What lies over the image.

@@ -99,6 +99,7 @@ fn container(container: &Container) -> Value {
                 "Reason": status.hypervisor.as_ref().map(|choice| &choice.reason),
             },
             "GuestSysctls": config.surroundings.guest_sysctls,
+            "KernelArgs": config.surroundings.kernel_args,
             "ConsoleLog": container.dir.console_log(),
             "MonitorLog": container.dir.monitor_log(),
             "Disk": container.dir.disk(),

@@ -76,6 +76,14 @@ pub fn guest_sysctl(text: &str) -> Result<(String, String), String> {
     setting(text)
 }
 
+/// `--kernel-arg`: one word; a list of them is put together with spaces.
+pub fn kernel_arg(text: &str) -> Result<String, String> {
+    if text.is_empty() || !text.chars().all(|c| c.is_ascii_graphic() && c != '"') {
+        return Err(format!("{text:?} is not one word of printable characters"));
+    }
+    Ok(text.to_owned())
+}
+
 /// A name, its slashes turned into the dots they stand for, and a value.
 fn setting(text: &str) -> Result<(String, String), String> {
     let bad = || format!("sysctl '{text}' is not NAME=VALUE");
@@ -132,6 +140,10 @@ mod tests {
         let error = sysctl("vm.swappiness=1").unwrap_err();
         assert!(error.contains("use --guest-sysctl"), "{error}");
         assert!(guest_sysctl("vm.swappiness=1").is_ok());
+        assert!(kernel_arg("nosmt=force").is_ok());
+        for bad in ["", "a b", "a\nb", "a=\"b\"", "\u{e9}"] {
+            assert!(kernel_arg(bad).is_err(), "{bad}");
+        }
         for bad in ["vm=1", "vm.x", "", "a/../b=1", "vm.x=1\nvm.y=2"] {
             assert!(guest_sysctl(bad).is_err(), "{bad}");
         }

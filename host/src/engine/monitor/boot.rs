@@ -73,7 +73,7 @@ fn vm_config(container: &Container, guest: GuestImage) -> VmConfig {
     VmConfig {
         kernel: guest.kernel,
         initramfs: guest.initramfs,
-        kernel_args: Vec::new(),
+        kernel_args: config.surroundings.kernel_args.clone(),
         vcpus: config.resources.useful_cpus(),
         memory_mib: memory_mib(&config.resources),
         disks: vec![image, layer],

@@ -22,6 +22,8 @@ pub struct Surroundings {
     pub sysctls: BTreeMap<String, String>,
     /// Kernel settings of the guest, made before the container.
     pub guest_sysctls: BTreeMap<String, String>,
+    /// Words for the command line of the guest's kernel.
+    pub kernel_args: Vec<String>,
     /// Words of `--ipc`.
     pub ipc: Ipc,
 }

@@ -35,7 +35,7 @@ pub const KVM: &str = "/dev/kvm";
 /// This very program, also after its file was replaced. proc_pid_exe(5).
 const OWN_PROGRAM: &str = "/proc/self/exe";
 /// What `ps` shows.
-const PROCESS_NAME: &str = "husk";
+const PROCESS_NAME: &str = "husk-vmm";
 
 /// The built-in VMM of a program.
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 //!
 //! - [`guest`]: rings and memory, for any device core;
 //! - [`block`]: a disk without a file;
+//! - [`devices`]: entropy and console;
 //! - [`memory`]: the balloon, virtio-mem, and kernels' files;
 //! - [`net`]: what may leave the network device;
 //! - [`registers`]: the transport;
@@ -14,6 +15,7 @@
 //! `tests/fuzz/corpus`, and a line in the tests below.
 
 pub mod block;
+pub mod devices;
 pub mod guest;
 pub mod memory;
 pub mod net;
@@ -21,16 +23,16 @@ pub mod registers;
 pub mod script;
 pub mod vsock;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use virtio_queue::Queue;
 
 use self::guest::{Subject, play};
 use crate::Memory;
 use crate::virtio::queue::{self, Limits, Outcome, QueueError, Request, Served};
-use crate::virtio::{console, rng};
 
 pub use self::block::block;
+pub use self::devices::{console, rng};
 pub use self::memory::{balloon, kernel, mem};
 pub use self::net::net;
 pub use self::registers::registers;
@@ -39,16 +41,6 @@ pub use self::vsock::{packets as vsock_packets, queues as vsock_queues};
 /// Chains, and their bytes.
 pub fn queue(bytes: &[u8]) {
     play(bytes, &mut Mirror);
-}
-
-/// The entropy device.
-pub fn rng(bytes: &[u8]) {
-    play(bytes, &mut Rng(rng::core::Numbers::default()));
-}
-
-/// The console.
-pub fn console(bytes: &[u8]) {
-    play(bytes, &mut Console(console::core::Numbers::default()));
 }
 
 /// Writes what it reads back into the same chain.
@@ -76,50 +68,6 @@ impl Subject for Mirror {
             assert_eq!(reader.available_bytes(), read - read.min(room));
             Served::Used(writer.written())
         })
-    }
-}
-
-struct Rng(rng::core::Numbers);
-
-impl Subject for Rng {
-    const QUEUES: &'static [u16] = &[rng::core::QUEUE_SIZE];
-
-    fn turn(
-        &mut self,
-        _: usize,
-        queue: &mut Queue,
-        memory: &Memory,
-    ) -> Result<Outcome, QueueError> {
-        rng::core::process(queue, memory, &mut self.0, |bytes| {
-            bytes.fill(0x5a);
-            Ok(())
-        })
-    }
-}
-
-struct Console(console::core::Numbers);
-
-impl Subject for Console {
-    const QUEUES: &'static [u16] = &[console::core::QUEUE_SIZE; 2];
-
-    fn turn(
-        &mut self,
-        index: usize,
-        queue: &mut Queue,
-        memory: &Memory,
-    ) -> Result<Outcome, QueueError> {
-        match index {
-            console::core::RX_QUEUE => {
-                let mut input = io::repeat(b'x').take(100_000);
-                console::core::receive(queue, memory, &mut self.0, &mut input)
-            }
-            _ => {
-                let mut room = [0; 100_000];
-                // Takes some and then no more.
-                let mut output: Box<dyn Write> = Box::new(&mut room[..]);
-                console::core::transmit(queue, memory, &mut self.0, &mut output)
-            }
-        }
     }
 }
 

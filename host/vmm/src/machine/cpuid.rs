@@ -35,6 +35,8 @@ const EMPTY: [u32; 8] = [0x5, 0xa, 0x12, 0x14, 0x1f, 0x8000_000a, 0x8000_0022, 0
 
 /// Leaf 1, ECX: a hypervisor is present.
 const HYPERVISOR: u32 = 1 << 31;
+/// Leaf 1, ECX: the local APIC's timer can be set to a time of the time stamp counter.
+const TSC_DEADLINE: u32 = 1 << 24;
 /// Leaf 1, EDX: the number of processors in leaf 1 is valid.
 const HTT: u32 = 1 << 28;
 /// Leaf 0x8000_0001, ECX: that there are several processors is because of several cores.
@@ -63,6 +65,16 @@ impl Place {
     /// The highest APIC id that the package has room for.
     fn last_id(self) -> u32 {
         (1 << self.core_bits()) - 1
+    }
+}
+
+/// KVM's own local APIC has the timer; many KVMs only tell by a capability, as they do not know
+/// whether the machine uses that APIC.
+pub(super) fn add_deadline_timer(supported: &mut CpuId) {
+    for entry in supported.as_mut_slice() {
+        if entry.function == 1 {
+            entry.ecx |= TSC_DEADLINE;
+        }
     }
 }
 
@@ -282,5 +294,14 @@ mod tests {
             }
             assert_ne!(find(&entries, 1, 0).ecx & HYPERVISOR, 0);
         }
+    }
+
+    #[test]
+    fn the_deadline_timer_is_there_where_kvm_has_it() {
+        let mut host = CpuId::from_entries(&[entry(1, 0, [0; 4]), entry(2, 0, [0; 4])]).unwrap();
+        assert_eq!(find(&answers(&host, 0, 1), 1, 0).ecx & TSC_DEADLINE, 0);
+        add_deadline_timer(&mut host);
+        assert_ne!(find(&answers(&host, 0, 1), 1, 0).ecx & TSC_DEADLINE, 0);
+        assert_eq!(find(&answers(&host, 0, 1), 2, 0).ecx, 0);
     }
 }

@@ -94,9 +94,12 @@ impl Machine {
         }
         make_chips(&vm)?;
         disable_pmu(&vm);
-        let cpuid = kvm
+        let mut cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(MachineError::kvm("KVM_GET_SUPPORTED_CPUID"))?;
+        if kvm.check_extension(Cap::TscDeadlineTimer) {
+            cpuid::add_deadline_timer(&mut cpuid);
+        }
         let memory = memory.clone();
         Ok(Self { vm, memory, mmio: Bus::default(), cpuid, vcpus, devices: 0 })
     }

@@ -139,7 +139,8 @@ pub(super) fn prepare(
     set_up: SetUp,
 ) -> Result<Running, MachineError> {
     kick::install_signal().map_err(|source| MachineError::Kvm { call: "sigaction", source })?;
-    let Machine { vm, memory, mmio, cpuid, vcpus, .. } = machine;
+    // The last one goes first should this fail: the VM before its memory.
+    let Machine { memory, mmio, cpuid, vcpus, vm, .. } = machine;
     let fds: Vec<VcpuFd> = (0..vcpus)
         .map(|index| vm.create_vcpu(index.into()).map_err(MachineError::kvm("KVM_CREATE_VCPU")))
         .collect::<Result<_, _>>()?;

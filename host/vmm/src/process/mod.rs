@@ -19,6 +19,7 @@ pub mod meter;
 mod session;
 
 use std::error::Error;
+use std::ffi::CStr;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
@@ -26,6 +27,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::boot::{self, BootError, Images};
@@ -49,6 +51,8 @@ pub use end::{EXIT_DESERTED, EXIT_GUEST, EXIT_KVM, EXIT_REFUSED};
 /// What `husk` is called with to become a VMM. Not for people.
 pub const COMMAND: &str = "vmm";
 
+/// As the kernel has it, in `ps` and in its log.
+const PROCESS_NAME: &CStr = c"husk-vmm";
 /// The most descriptors: each stream of the guest is one. Hosts allow 1024 by default, which is as
 /// many streams as there may be, and nothing beside.
 const MAX_OPEN_FILES: u64 = 2048;
@@ -136,6 +140,8 @@ fn chain(error: &dyn Error) -> String {
 }
 
 fn run() -> Result<End, ProcessError> {
+    // Else it is called after the link by which it was executed.
+    prctl::set_name(PROCESS_NAME).map_err(system("name the process"))?;
     let config = input::read(io::stdin().lock())?;
     config.validate()?;
     let descriptors = Descriptors::inherit(&config.descriptors())?;

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use husk::guest::{Agent, greet};
-use husk::hypervisor::{Choice, Vm, VmConfig, choose};
+use husk::hypervisor::{Choice, Vm, VmConfig, choose_with};
 use husk_protocols::port::{ANNOUNCE_PORT, GUEST_CID, HOST_CID};
+use husk_tests::bed::husk_program;
 use husk_tests::{Bed, guest};
 
 use super::report::{Report, median, ratio};
@@ -32,7 +33,7 @@ fn config(folder: &Path, log: PathBuf) -> VmConfig {
 
 /// Starts a VM, and tells when.
 fn start(bed: &Bed, folder: &Path) -> Result<(Instant, Box<dyn Vm>)> {
-    let (hypervisor, _) = choose(Choice::Auto)?;
+    let (hypervisor, _) = choose_with(Choice::Auto, &husk_program())?;
     let began = Instant::now();
     Ok((began, hypervisor.start(&config(folder, bed.path("console.log")))?))
 }

@@ -15,11 +15,11 @@ use crate::virtio::Counters;
 use crate::virtio::queue::{self, Chain, Limits, Outcome, QueueError, Request, Served};
 
 /// The most page numbers of one buffer; Linux has 256.
-pub const MAX_PAGES: usize = 16 << 10;
-/// With so many bytes given back a turn ends.
-pub const TURN_LEN: u64 = 64 << 20;
+pub const MAX_PAGES: usize = 1024;
+/// With so many bytes a turn ends.
+pub const TURN_LEN: u64 = 16 << 20;
 /// The most that one chain of free memory gives back; Linux has 32 ranges of up to 4 MiB.
-pub const MAX_REPORT_LEN: u64 = 256 << 20;
+pub const MAX_REPORT_LEN: u64 = 128 << 20;
 /// The most descriptors of a chain.
 const MAX_DESCRIPTORS: usize = 128;
 /// Bytes of a page number. virtio 1.2 §5.5.6.
@@ -28,7 +28,7 @@ const PAGE_NUMBER_LEN: usize = 4;
 const LIMITS: Limits = Limits {
     descriptors: MAX_DESCRIPTORS,
     // MAX_PAGES numbers.
-    readable: 64 << 10,
+    readable: 4096,
     writable: 0,
 };
 
@@ -82,8 +82,10 @@ pub fn inflate(
 ) -> Result<Outcome, QueueError> {
     turn(queue, memory, numbers, |chain, numbers| {
         let pages = page_numbers(chain, memory)?;
-        numbers.inflated_pages += pages.len() as u64;
-        Some(give_pages_back(memory, pages, numbers))
+        let count = pages.len() as u64;
+        numbers.inflated_pages += count;
+        give_pages_back(memory, &pages, numbers);
+        Some(count * PAGE_SIZE)
     })
 }
 
@@ -97,8 +99,9 @@ pub fn deflate(
     numbers: &mut Numbers,
 ) -> Result<Outcome, QueueError> {
     turn(queue, memory, numbers, |chain, numbers| {
-        numbers.deflated_pages += page_numbers(chain, memory)?.len() as u64;
-        Some(0)
+        let count = page_numbers(chain, memory)?.len() as u64;
+        numbers.deflated_pages += count;
+        Some(count * PAGE_SIZE)
     })
 }
 
@@ -113,7 +116,6 @@ pub fn report(
     numbers: &mut Numbers,
 ) -> Result<Outcome, QueueError> {
     turn(queue, memory, numbers, |chain, numbers| {
-        let mut discarded = 0;
         let mut left = MAX_REPORT_LEN;
         for (addr, len) in free_ranges(chain)? {
             numbers.reported_bytes += len;
@@ -124,13 +126,13 @@ pub fn report(
             // Not to take what is free is no fault: the guest only offers.
             let len = len.min(left);
             left -= len;
-            discarded += give_back(memory, addr, len, numbers);
+            give_back(memory, addr, len, numbers);
         }
-        Some(discarded)
+        Some(MAX_REPORT_LEN - left)
     })
 }
 
-/// One turn: `serve` says how many bytes it gave back, or that the chain is malformed.
+/// One turn: `serve` says of how many bytes a chain speaks, or that it is malformed.
 fn turn(
     queue: &mut Queue,
     memory: &Memory,
@@ -145,7 +147,7 @@ fn turn(
             return Served::Left;
         }
         match serve(chain, numbers) {
-            Some(discarded) => left = left.saturating_sub(discarded),
+            Some(len) => left = left.saturating_sub(len),
             None => numbers.malformed += 1,
         }
         Served::Used(0)
@@ -186,20 +188,17 @@ fn free_ranges(chain: Chain<'_>) -> Option<Vec<(u64, u64)>> {
     (!more).then_some(ranges)
 }
 
-/// Gives sorted pages back, neighbours together. Returns the bytes.
-fn give_pages_back(memory: &Memory, pages: Vec<u32>, numbers: &mut Numbers) -> u64 {
-    let runs = pages.chunk_by(|page, next| page.checked_add(1) == Some(*next));
-    runs.map(|run| {
+/// Gives sorted pages back, neighbours together.
+fn give_pages_back(memory: &Memory, pages: &[u32], numbers: &mut Numbers) {
+    for run in pages.chunk_by(|page, next| page.checked_add(1) == Some(*next)) {
         let start = run.first().map_or(0, |&page| u64::from(page) * PAGE_SIZE);
-        give_back(memory, start, run.len() as u64 * PAGE_SIZE, numbers)
-    })
-    .sum()
+        give_back(memory, start, run.len() as u64 * PAGE_SIZE, numbers);
+    }
 }
 
-/// Gives whole pages back, as far as they are memory. Returns the bytes.
-fn give_back(memory: &Memory, addr: u64, len: u64, numbers: &mut Numbers) -> u64 {
+/// Gives whole pages back, as far as they are memory.
+fn give_back(memory: &Memory, addr: u64, len: u64, numbers: &mut Numbers) {
     let end = addr.saturating_add(len);
-    let mut discarded = 0;
     let mut memory_pages = 0;
     for region in memory.iter() {
         let region_start = region.start_addr().raw_value();
@@ -208,7 +207,7 @@ fn give_back(memory: &Memory, addr: u64, len: u64, numbers: &mut Numbers) -> u64
         let Some(part) = to.checked_sub(from).filter(|&part| part > 0) else { continue };
         memory_pages += part / PAGE_SIZE;
         match discard(memory, from, part) {
-            Ok(()) => discarded += part,
+            Ok(()) => numbers.discarded_bytes += part,
             Err(error) => {
                 tracing::debug!(%error, "pages not given back");
                 numbers.failed += 1;
@@ -216,8 +215,6 @@ fn give_back(memory: &Memory, addr: u64, len: u64, numbers: &mut Numbers) -> u64
         }
     }
     numbers.bad_pages += (len / PAGE_SIZE).saturating_sub(memory_pages);
-    numbers.discarded_bytes += discarded;
-    discarded
 }
 
 #[cfg(test)]

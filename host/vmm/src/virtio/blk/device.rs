@@ -187,7 +187,6 @@ struct Round<'a> {
 impl Round<'_> {
     fn run(&mut self, disk: &Disk, counts: &mut Counts) -> Result<(), QueueError> {
         let mut notify = self.give_back(counts)?;
-        let was_full = self.active.in_flight == MAX_IN_FLIGHT;
         let memory = Arc::clone(&self.active.memory);
         let mut queue = std::mem::take(&mut self.active.queue);
         let taken = core::take(&mut queue, &memory, disk, counts, self);
@@ -199,8 +198,9 @@ impl Round<'_> {
         if notify {
             self.active.interrupt.used();
         }
-        let has_room = self.active.in_flight < MAX_IN_FLIGHT;
-        if taken.more || (was_full && has_room) {
+        // What was left for want of room has its turn with the engine's event: each completion that
+        // makes room is followed by one.
+        if taken.more {
             self.active.interrupt.again(0);
         }
         Ok(())

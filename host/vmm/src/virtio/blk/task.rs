@@ -202,7 +202,9 @@ impl Task {
     }
 
     fn fail(&mut self, error: Errno) -> Option<Answer> {
-        let unsupported = matches!(error, Errno::EOPNOTSUPP | Errno::ENOSYS);
+        // EINVAL: a block device whose sectors are larger than the guest's. Were it for another reason,
+        // writing zeroes would tell.
+        let unsupported = matches!(error, Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL);
         match &mut self.state {
             // A discard is a hint. virtio 1.2 §5.2.6.2.
             State::Clear { discard: true, .. } if unsupported => self.finish(),

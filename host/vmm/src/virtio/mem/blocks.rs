@@ -1,4 +1,12 @@
 //! Which blocks of the hot-plug region are plugged, and how many the host wants to be.
+//!
+//! ```text
+//! Empty --plug--> Plugged --unplug--> Leaving --the host takes its pages--> Empty
+//!                    '<-----plug---------'
+//! ```
+//!
+//! A block that is leaving is unplugged for the guest; to take its pages takes time, and is done bit by
+//! bit.
 
 use std::ops::Range;
 
@@ -16,11 +24,18 @@ pub enum State {
     Mixed,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Block {
+    Empty,
+    Plugged,
+    Leaving,
+}
+
 /// The blocks of the region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocks {
     addr: u64,
-    plugged: Vec<bool>,
+    blocks: Vec<Block>,
     requested_len: u64,
 }
 
@@ -30,7 +45,7 @@ impl Blocks {
     #[must_use]
     pub fn new(addr: u64, len: u64) -> Self {
         let count = usize::try_from(len / BLOCK_LEN).unwrap_or_default();
-        Self { addr, plugged: vec![false; count], requested_len: 0 }
+        Self { addr, blocks: vec![Block::Empty; count], requested_len: 0 }
     }
 
     /// The region's first byte.
@@ -42,7 +57,7 @@ impl Blocks {
     /// The region's bytes.
     #[must_use]
     pub fn region_len(&self) -> u64 {
-        self.plugged.len() as u64 * BLOCK_LEN
+        self.blocks.len() as u64 * BLOCK_LEN
     }
 
     /// Bytes that the host wants to be plugged.
@@ -54,7 +69,7 @@ impl Blocks {
     /// Bytes that are plugged.
     #[must_use]
     pub fn plugged_len(&self) -> u64 {
-        self.plugged.iter().filter(|&&plugged| plugged).count() as u64 * BLOCK_LEN
+        self.blocks.iter().filter(|&&block| block == Block::Plugged).count() as u64 * BLOCK_LEN
     }
 
     /// Wants so many bytes to be plugged.
@@ -69,13 +84,13 @@ impl Blocks {
             addr.checked_sub(self.addr).filter(|offset| offset.is_multiple_of(BLOCK_LEN))?;
         let start = usize::try_from(offset / BLOCK_LEN).ok()?;
         let end = start.checked_add(usize::from(count))?;
-        (start < end && end <= self.plugged.len()).then_some(start..end)
+        (start < end && end <= self.blocks.len()).then_some(start..end)
     }
 
     /// Every block.
     #[must_use]
     pub fn all(&self) -> Range<usize> {
-        0..self.plugged.len()
+        0..self.blocks.len()
     }
 
     /// Guest address and bytes of blocks.
@@ -87,18 +102,39 @@ impl Blocks {
     /// What they are.
     #[must_use]
     pub fn state(&self, range: &Range<usize>) -> State {
-        let blocks = self.plugged.get(range.clone()).unwrap_or_default();
-        match (blocks.contains(&true), blocks.contains(&false)) {
-            (true, false) => State::Plugged,
-            (true, true) => State::Mixed,
-            (false, _) => State::Unplugged,
+        let blocks = self.blocks.get(range.clone()).unwrap_or_default();
+        let plugged = blocks.iter().filter(|&&block| block == Block::Plugged).count();
+        match plugged {
+            0 => State::Unplugged,
+            _ if plugged == blocks.len() => State::Plugged,
+            _ => State::Mixed,
         }
     }
 
-    /// Makes them plugged or not.
-    pub fn set(&mut self, range: &Range<usize>, plugged: bool) {
-        if let Some(blocks) = self.plugged.get_mut(range.clone()) {
-            blocks.fill(plugged);
+    /// Plugs them.
+    pub fn plug(&mut self, range: &Range<usize>) {
+        self.blocks.get_mut(range.clone()).unwrap_or_default().fill(Block::Plugged);
+    }
+
+    /// Unplugs those of them that are plugged.
+    pub fn unplug(&mut self, range: &Range<usize>) {
+        for block in self.blocks.get_mut(range.clone()).unwrap_or_default() {
+            if *block == Block::Plugged {
+                *block = Block::Leaving;
+            }
         }
+    }
+
+    /// The first blocks that are leaving, neighbours, at most `count`.
+    #[must_use]
+    pub fn leaving(&self, count: usize) -> Option<Range<usize>> {
+        let start = self.blocks.iter().position(|&block| block == Block::Leaving)?;
+        let run = self.blocks.iter().skip(start).take(count);
+        Some(start..start + run.take_while(|&&block| block == Block::Leaving).count())
+    }
+
+    /// The host has taken the pages of blocks that were leaving.
+    pub fn left(&mut self, range: &Range<usize>) {
+        self.blocks.get_mut(range.clone()).unwrap_or_default().fill(Block::Empty);
     }
 }

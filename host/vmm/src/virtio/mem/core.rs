@@ -18,6 +18,9 @@ const REQUEST_LEN: usize = 24;
 const RESPONSE_LEN: usize = 10;
 const LIMITS: Limits = Limits { descriptors: 16, readable: 4096, writable: 4096 };
 
+/// Blocks whose pages the host takes in one turn, 64 MiB: more would keep other devices waiting.
+pub const TURN_BLOCKS: usize = 32;
+
 /// VIRTIO_MEM_REQ_*. virtio 1.2 §5.15.6.
 const PLUG: u16 = 0;
 const UNPLUG: u16 = 1;
@@ -33,8 +36,6 @@ enum Answer {
     State(State),
     /// More than the host wants.
     Nack,
-    /// Not now.
-    Busy,
     /// The request makes no sense.
     Error,
 }
@@ -46,7 +47,6 @@ impl Answer {
             Self::State(State::Unplugged) => (0, 1),
             Self::State(State::Mixed) => (0, 2),
             Self::Nack => (1, 0),
-            Self::Busy => (2, 0),
             Self::Error => (3, 0),
         };
         let mut bytes = [0; RESPONSE_LEN];
@@ -63,7 +63,7 @@ pub struct Numbers {
     pub requests: u64,
     /// Those for more than the host wants.
     pub refused: u64,
-    /// Those that the host could not do.
+    /// Runs of blocks whose pages the host could not take.
     pub failed: u64,
     /// Requests and buffers that make no sense.
     pub malformed: u64,
@@ -86,13 +86,12 @@ impl Numbers {
         match answer {
             Answer::Ack | Answer::State(_) => self.requests += 1,
             Answer::Nack => self.refused += 1,
-            Answer::Busy => self.failed += 1,
             Answer::Error => self.malformed += 1,
         }
     }
 }
 
-/// Answers requests until there is none.
+/// Answers requests until there is none, and takes pages of unplugged blocks until the turn is over.
 ///
 /// # Errors
 /// [`QueueError`]: the queue is broken.
@@ -102,25 +101,40 @@ pub fn process(
     blocks: &mut Blocks,
     numbers: &mut Numbers,
 ) -> Result<Outcome, QueueError> {
-    queue::pass(queue, memory, |chain| {
+    let mut outcome = queue::pass(queue, memory, |chain| {
         let written = Request::split(chain, memory, LIMITS)
             .ok()
-            .and_then(|request| serve(request, memory, blocks, numbers));
+            .and_then(|request| serve(request, blocks, numbers));
         if written.is_none() {
             numbers.malformed += 1;
         }
         Served::Used(written.unwrap_or_default())
-    })
+    })?;
+    outcome.more |= take_pages(memory, blocks, numbers);
+    Ok(outcome)
+}
+
+/// Gives the pages of unplugged blocks back to the host, for one turn. True if there are more.
+fn take_pages(memory: &Memory, blocks: &mut Blocks, numbers: &mut Numbers) -> bool {
+    let mut left = TURN_BLOCKS;
+    while let Some(range) = blocks.leaving(left) {
+        if range.is_empty() {
+            return true;
+        }
+        left -= range.len();
+        let (addr, len) = blocks.place(&range);
+        if let Err(error) = discard(memory, addr, len) {
+            tracing::debug!(%error, "pages of unplugged blocks not given back");
+            numbers.failed += 1;
+        }
+        blocks.left(&range);
+    }
+    false
 }
 
 /// Answers one request. Returns the bytes of the answer, `None` if there is no place for it or the
 /// request is cut off.
-fn serve(
-    request: Request<'_>,
-    memory: &Memory,
-    blocks: &mut Blocks,
-    numbers: &mut Numbers,
-) -> Option<u32> {
+fn serve(request: Request<'_>, blocks: &mut Blocks, numbers: &mut Numbers) -> Option<u32> {
     let Request { mut reader, mut writer, .. } = request;
     // Nothing is done that cannot be told.
     if writer.available_bytes() < RESPONSE_LEN {
@@ -128,24 +142,25 @@ fn serve(
     }
     let mut bytes = [0; REQUEST_LEN];
     reader.read_exact(&mut bytes).ok()?;
-    let answer = answer(bytes, memory, blocks);
+    let answer = answer(bytes, blocks);
     numbers.count(answer);
     writer.write_all(&answer.to_bytes()).ok()?;
     Some(writer.written())
 }
 
-fn answer(request: [u8; REQUEST_LEN], memory: &Memory, blocks: &mut Blocks) -> Answer {
+fn answer(request: [u8; REQUEST_LEN], blocks: &mut Blocks) -> Answer {
     let [kind_low, kind_high, _, _, _, _, _, _, a, b, c, d, e, f, g, h, low, high, ..] = request;
     let addr = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
     let range = blocks.range(addr, u16::from_le_bytes([low, high]));
     match (u16::from_le_bytes([kind_low, kind_high]), range) {
         (PLUG, Some(range)) => plug(blocks, &range),
         (UNPLUG, Some(range)) if blocks.state(&range) == State::Plugged => {
-            unplug(memory, blocks, &range)
+            blocks.unplug(&range);
+            Answer::Ack
         }
         (UNPLUG_ALL, _) => {
-            let all = blocks.all();
-            unplug(memory, blocks, &all)
+            blocks.unplug(&blocks.all());
+            Answer::Ack
         }
         (STATE, Some(range)) => Answer::State(blocks.state(&range)),
         _ => Answer::Error,
@@ -161,17 +176,7 @@ fn plug(blocks: &mut Blocks, range: &Range<usize>) -> Answer {
     if blocks.state(range) != State::Unplugged {
         return Answer::Error;
     }
-    blocks.set(range, true);
-    Answer::Ack
-}
-
-fn unplug(memory: &Memory, blocks: &mut Blocks, range: &Range<usize>) -> Answer {
-    let (addr, len) = blocks.place(range);
-    if let Err(error) = discard(memory, addr, len) {
-        tracing::debug!(%error, "blocks not unplugged");
-        return Answer::Busy;
-    }
-    blocks.set(range, false);
+    blocks.plug(range);
     Answer::Ack
 }
 

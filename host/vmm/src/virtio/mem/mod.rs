@@ -5,7 +5,7 @@
 //! - [`blocks`]: which blocks are plugged;
 //! - here: what the transport sees, and the request.
 //!
-//! What is unplugged goes back to the host. Blocks survive a reset of the device: only the guest knows
+//! What is unplugged goes back to the host, bit by bit. Blocks survive a reset of the device: only the guest knows
 //! what it keeps in them.
 
 pub mod blocks;

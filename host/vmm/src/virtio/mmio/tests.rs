@@ -351,6 +351,59 @@ fn with_event_indexes_the_interrupt_comes_when_it_is_wanted() {
     assert_eq!(driver.queue(0).avail_event(), 3);
 }
 
+#[test]
+fn a_reset_by_a_processor_waits_for_the_turn_of_the_device() {
+    let driver = started();
+    let transport = driver.transport.clone();
+    let begun = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        let held = transport.device();
+        let processor = scope.spawn(|| {
+            begun.wait();
+            // Takes no lock, nor does the next one.
+            assert_eq!(driver.read(0x060) & 2, 0);
+            driver.write(0x064, 1);
+            driver.kick(0);
+            driver.write(0x070, 0);
+        });
+        begun.wait();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!processor.is_finished());
+        drop(held);
+        processor.join().unwrap();
+    });
+    assert_eq!(driver.status(), 0);
+    assert!(!is_active(&driver));
+}
+
+#[test]
+fn processors_and_the_event_loop_may_do_anything_at_the_same_time() {
+    let mut driver = driver();
+    let transport = driver.transport.clone();
+    std::thread::scope(|scope| {
+        let begin_and_end = |rounds: u32| {
+            for round in 0..rounds {
+                let steps = [(0x070, 1), (0x070, 3), (0x024, 1), (0x020, 1), (0x070, 11)];
+                let queue = [(0x030, 0), (0x038, 16), (0x080, 0x1000), (0x090, 0x2000)];
+                let rest = [(0x0a0, 0x3000), (0x044, 1), (0x070, 15), (0x050, 0)];
+                for (offset, value) in [&steps[..], &queue, &rest].concat() {
+                    transport.write(offset, &u32::to_le_bytes(value));
+                }
+                if round % 2 == 0 {
+                    transport.write(0x070, &[0; 4]);
+                }
+            }
+        };
+        let processors = [0; 2].map(|_| scope.spawn(move || begin_and_end(500)));
+        while processors.iter().any(|processor| !processor.is_finished()) {
+            // The device itself asserts that it is active when it is kicked.
+            driver.run();
+        }
+    });
+    driver.start(0, 16);
+    assert!(is_active(&driver));
+}
+
 /// What a hostile driver may do next.
 #[derive(Debug, Clone)]
 enum Move {

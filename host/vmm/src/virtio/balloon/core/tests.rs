@@ -164,16 +164,18 @@ fn guest_that_gives_its_own_queue_away_harms_only_itself() {
 #[test]
 fn turn_is_bounded_and_the_rest_comes_with_the_next() {
     let mut bench = Bench::new(256);
-    let pages = u32::try_from(MAX_PAGES).unwrap();
-    for start in [FREE_PAGE, FREE_PAGE + pages] {
-        let bytes: Vec<u8> = (start..start + pages).flat_map(u32::to_le_bytes).collect();
+    let count = u32::try_from(MAX_PAGES).unwrap();
+    let buffers_of_a_turn = u32::try_from(TURN_LEN / PAGE_SIZE).unwrap() / count;
+    for index in 0..2 * buffers_of_a_turn {
+        let start = FREE_PAGE + index * count;
+        let bytes: Vec<u8> = (start..start + count).flat_map(u32::to_le_bytes).collect();
         let buffer = bench.driver.readable(&bytes);
         bench.driver.add(&[buffer]);
     }
-    assert!(bench.turn(inflate).more);
-    assert_eq!(bench.driver.take_used().len(), 1);
-    bench.turn(inflate);
-    assert_eq!(bench.driver.take_used().len(), 1);
+    for more in [true, false] {
+        assert_eq!(bench.turn(inflate).more, more);
+        assert_eq!(bench.driver.take_used().len(), buffers_of_a_turn as usize);
+    }
     assert_eq!(bench.numbers.discarded_bytes, 2 * TURN_LEN);
 }
 

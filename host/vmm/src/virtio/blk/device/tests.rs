@@ -337,6 +337,9 @@ fn reset_in_the_middle_leaves_nothing_behind() {
             assert_eq!(bench.driver.read(0x060), 0, "an interrupt after the reset");
             bench.start();
             bench.used.clear();
+            std::thread::yield_now();
+            bench.driver.run();
+            assert!(bench.driver.queue(0).take_used().is_empty(), "the next driver gets them");
         }
         assert_eq!(bench.write(0, &pattern(8, 512)), DONE);
         assert_eq!(bench.read(0, 512), Ok(pattern(8, 512)));
@@ -405,6 +408,20 @@ fn driver_that_never_waits_gets_all_of_it_back() {
     }
 }
 
+#[test]
+fn full_queue_of_bad_chains_does_not_make_the_device_deaf() {
+    let mut bench = Bench::with(EngineKind::Threads);
+    bench.driver.start(EVENT_IDX | feature::FLUSH, 4);
+    for _ in 0..4 {
+        let status = bench.driver.queue(0).writable(1);
+        bench.driver.queue(0).add(&[status]);
+    }
+    bench.driver.kick(0);
+    bench.driver.run();
+    assert_eq!(bench.driver.queue(0).take_used().len(), 4);
+    assert_eq!(bench.driver.queue(0).avail_event(), 4, "it wants to be told of the next");
+}
+
 fn operations(size: u64, refill_ms: u64) -> Limits {
     let operations = Limit { size, one_time_burst: 0, refill_ms };
     Limits { bytes: None, operations: Some(operations) }
@@ -440,6 +457,32 @@ fn new_limits_set_a_waiting_disk_free() {
         }
         assert_eq!(bench.finish(sent), DONE);
         assert_eq!(bench.read(0, 4096), Ok(vec![0; 4096]));
+    }
+}
+
+/// `HUSK_TEST_BLOCK_DEVICE` names one of at least 2 MiB, whose content is lost.
+#[test]
+fn block_device_of_the_host_is_a_disk() {
+    let Some(path) = std::env::var_os("HUSK_TEST_BLOCK_DEVICE") else {
+        println!("SKIPPED: HUSK_TEST_BLOCK_DEVICE names no block device that may be overwritten");
+        return;
+    };
+    for engine in engines() {
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let mut bench = Bench::new(&Config { engine, ..config() }, file);
+        let sectors = u64::from_le_bytes(bench.driver.config(0));
+        assert!(sectors >= SECTORS, "{sectors} sectors");
+        let bytes = pattern(3, 64 << 10);
+        assert_eq!(bench.write(sectors - 128, &bytes), DONE);
+        assert_eq!(bench.read(sectors - 128, 64 << 10), Ok(bytes.clone()));
+        assert_eq!(bench.write(sectors - 1, &bytes[..1024]), IO_ERROR);
+        assert_eq!(bench.ask(FLUSH, 0, None), DONE);
+        assert_eq!(bench.range(WRITE_ZEROES, (sectors - 8, 8, 1)), DONE);
+        assert_eq!(bench.range(WRITE_ZEROES, (sectors - 16, 4, 0)), DONE);
+        assert_eq!(bench.range(DISCARD, (sectors - 128, 64, 0)), DONE);
+        assert_eq!(bench.content(sectors - 8, 4096), vec![0; 4096]);
+        assert_eq!(bench.content(sectors - 16, 2048), vec![0; 2048]);
+        assert_eq!(bench.content(sectors - 12, 2048), bytes[116 * 512..120 * 512]);
     }
 }
 

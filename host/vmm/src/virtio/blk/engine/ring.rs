@@ -170,6 +170,8 @@ impl Engine for Ring {
             // would be the next driver's.
             match self.ring.submit_and_wait(1) {
                 Ok(_) => failures = 0,
+                // A virtual CPU's thread may be kicked while it waits here.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     tracing::debug!(%error, "wait for io_uring");
                     failures += 1;

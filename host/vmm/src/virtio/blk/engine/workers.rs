@@ -110,10 +110,15 @@ impl Shared {
             let done = self.run(task);
             state = self.lock();
             state.busy -= 1;
+            if state.draining {
+                self.idle.notify_all();
+            }
+            // Others that are done were told of, and nobody has come for them yet.
+            if state.done.is_empty() {
+                // EAGAIN: it is readable already.
+                let _ = self.event.write(1);
+            }
             state.done.push(done);
-            self.idle.notify_all();
-            // EAGAIN: it is readable already.
-            let _ = self.event.write(1);
         }
     }
 
@@ -212,3 +217,6 @@ impl Drop for Workers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! The memory device: virtio 1.2 §5.15. The host sets a size, we plug and unplug.
+
+use super::Cases;
+use crate::guest::clock;
+use crate::guest::memory::{self, PAGE};
+use crate::guest::serial::say;
+use crate::guest::virtio::{Buffer, Device, Queue, kind};
+
+pub const CASES: Cases =
+    &[("mem-plug", plug), ("mem-refusals", refusals), ("mem-unplugged-access", unplugged_access)];
+
+/// Requests and answers. virtio 1.2 §5.15.6.
+const PLUG: u16 = 0;
+const UNPLUG: u16 = 1;
+const UNPLUG_ALL: u16 = 2;
+const STATE: u16 = 3;
+const ACK: u16 = 0;
+const NACK: u16 = 1;
+const ERROR: u16 = 3;
+const PLUGGED: u16 = 0;
+const UNPLUGGED: u16 = 1;
+/// Fields. virtio 1.2 §5.15.4.
+const BLOCK_SIZE: u64 = 0;
+const ADDRESS: u64 = 16;
+const REGION_SIZE: u64 = 24;
+const PLUGGED_SIZE: u64 = 40;
+const REQUESTED_SIZE: u64 = 48;
+
+struct Mem {
+    device: Device,
+    queue: Queue,
+    page: u64,
+    block: u64,
+    start: u64,
+    size: u64,
+}
+
+impl Mem {
+    #[track_caller]
+    fn start() -> Self {
+        let device = Device::find(kind::MEM);
+        let features = device.negotiate(0);
+        let queue = device.queue(0, 16, features);
+        device.ready();
+        let mem = Self {
+            device,
+            queue,
+            page: memory::take(PAGE),
+            block: device.config64(BLOCK_SIZE),
+            start: device.config64(ADDRESS),
+            size: device.config64(REGION_SIZE),
+        };
+        assert!(mem.block.is_power_of_two() && mem.start.is_multiple_of(mem.block));
+        mem
+    }
+
+    /// A request for blocks from the region's start on, and its answer and state.
+    #[track_caller]
+    fn ask(&mut self, kind: u16, address: u64, blocks: u16) -> (u16, u16) {
+        memory::fill(self.page, 0, 24);
+        memory::write16(self.page, kind);
+        memory::write64(self.page + 8, address);
+        memory::write16(self.page + 16, blocks);
+        memory::fill(self.page + 64, 0xff, 16);
+        self.queue.ask(&[Buffer::out(self.page, 24), Buffer::fill(self.page + 64, 10)]);
+        (memory::read16(self.page + 64), memory::read16(self.page + 72))
+    }
+
+    #[track_caller]
+    fn wait_for_size(&self, wanted: impl Fn(u64) -> bool) -> u64 {
+        let end = clock::after_ms(30_000);
+        loop {
+            let size = self.device.config64(REQUESTED_SIZE);
+            if wanted(size) {
+                return size;
+            }
+            assert!(!end.is_past(), "the requested size stays at {size}");
+        }
+    }
+
+    fn blocks(&self, size: u64) -> u16 {
+        u16::try_from(size / self.block).expect("few blocks")
+    }
+}
+
+fn plug() {
+    let mut mem = Mem::start();
+    say!("block {:#x} region {:#x}", mem.block, mem.size);
+    let size = mem.wait_for_size(|size| size > 0);
+    let blocks = mem.blocks(size);
+    assert_eq!(mem.ask(STATE, mem.start, blocks), (ACK, UNPLUGGED));
+    assert_eq!(mem.ask(PLUG, mem.start, blocks).0, ACK);
+    assert_eq!(mem.device.config64(PLUGGED_SIZE), size);
+    assert_eq!(mem.ask(STATE, mem.start, blocks), (ACK, PLUGGED));
+    for offset in (0..size).step_by(2 << 20) {
+        memory::pattern(mem.start + offset, 4096, offset);
+    }
+    for offset in (0..size).step_by(2 << 20) {
+        memory::expect_pattern(mem.start + offset, 4096, offset);
+    }
+    // More than was asked for.
+    if size < mem.size {
+        assert_ne!(mem.ask(PLUG, mem.start + size, 1).0, ACK, "beyond the requested size");
+    }
+    say!("plugged {size}");
+    mem.wait_for_size(|size| size == 0);
+    assert_eq!(mem.ask(UNPLUG, mem.start, blocks).0, ACK);
+    assert_eq!(mem.device.config64(PLUGGED_SIZE), 0);
+    assert_eq!(mem.ask(STATE, mem.start, blocks), (ACK, UNPLUGGED));
+    say!("unplugged");
+}
+
+/// Requests that the device does not grant, with nothing asked of it by the host.
+fn refusals() {
+    let mut mem = Mem::start();
+    let (start, block, size) = (mem.start, mem.block, mem.size);
+    for (kind, address, blocks, want) in [
+        (PLUG, start, 1, NACK),
+        (PLUG, start - block, 1, ERROR),
+        (PLUG, start + size, 1, ERROR),
+        (PLUG, start + 1, 1, ERROR),
+        (PLUG, u64::MAX - block + 1, 2, ERROR),
+        (PLUG, start, 0, ERROR),
+        (UNPLUG, start, 1, ERROR),
+        (UNPLUG, start, u16::MAX, ERROR),
+        (UNPLUG, 0, 1, ERROR),
+        (STATE, start + size, 1, ERROR),
+        (STATE, start, 0, ERROR),
+        (UNPLUG_ALL, 0, 0, ACK),
+        (99, start, 1, ERROR),
+    ] {
+        let (answer, _) = mem.ask(kind, address, blocks);
+        say!("request {kind} blocks {blocks}: answer {answer}");
+        assert_ne!(answer, 0xffff, "no answer");
+        assert_eq!(answer == ACK, want == ACK, "request {kind} at {address:#x}, {blocks} blocks");
+    }
+    // Chains that are no requests.
+    let page = mem.page;
+    for chain in [
+        &[Buffer::out(page, 24)][..],
+        &[Buffer::fill(page, 10)],
+        &[Buffer::out(page, 7), Buffer::fill(page + 64, 10)],
+        &[Buffer::out(page, 24), Buffer::fill(page + 64, 1)],
+    ] {
+        mem.queue.ask(chain);
+    }
+    assert_eq!(mem.ask(UNPLUG_ALL, 0, 0).0, ACK);
+    assert_eq!(mem.device.config64(PLUGGED_SIZE), 0);
+}
+
+/// A touch of the region where nothing is plugged may read anything, and the machine lives.
+fn unplugged_access() {
+    let mem = Mem::start();
+    memory::read64(mem.start);
+    memory::read64(mem.start + mem.size - 8);
+    say!("read");
+}

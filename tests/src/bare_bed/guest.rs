@@ -1,0 +1,259 @@
+//! A guest that runs, and how it ended.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use husk::sys::process::spawn_bound;
+use husk_vmm::channel::Channel;
+use husk_vmm::control::{Client, Event, Request, Statistics};
+use husk_vmm::process::COMMAND;
+use husk_vmm::vsock::{VsockHandle, relay};
+
+use super::serial::Serial;
+use super::setup::{Setup, Wires};
+use crate::wait::within;
+
+/// A VMM that lives answers at once, even on a busy machine.
+const ANSWER: Duration = Duration::from_secs(10);
+/// What is shown of a guest that fails.
+const TAIL: usize = 3000;
+/// What the guest says at its end.
+const PASSED: &str = "PASSED\n";
+
+/// A machine with a guest in it, killed when dropped. Its VMM also dies with the thread that started
+/// it.
+pub struct Guest {
+    case: String,
+    child: Child,
+    began: Instant,
+    serial: Serial,
+    console: Serial,
+    control: Client,
+    streams: Option<VsockHandle>,
+    events: Arc<Mutex<Vec<Event>>>,
+}
+
+/// What is left of a guest.
+#[derive(Debug)]
+pub struct Ended {
+    /// The case.
+    pub case: String,
+    /// All that it wrote to its serial port.
+    pub serial: String,
+    /// And to its virtio console.
+    pub console: String,
+    /// Of the VMM's process; `None` when it had to be killed.
+    pub status: Option<ExitStatus>,
+    /// What the VMM had to say.
+    pub stderr: String,
+    /// What happened, in its order.
+    pub events: Vec<Event>,
+    /// From the start of the VMM's process to the guest's first byte.
+    pub first_byte: Option<Duration>,
+}
+
+/// husk, the program that is the VMM: `HUSK_BIN`, or what `make build` left.
+fn program() -> PathBuf {
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../build/bin/husk");
+    let path = std::env::var_os("HUSK_BIN").map_or_else(built, PathBuf::from);
+    assert!(path.is_file(), "husk is not in {} (make build, or set HUSK_BIN)", path.display());
+    path
+}
+
+/// The end of what a guest said.
+fn tail(text: &str) -> &str {
+    let from = text.len().saturating_sub(TAIL);
+    let from = (from..=text.len()).find(|at| text.is_char_boundary(*at));
+    &text[from.unwrap_or(0)..]
+}
+
+impl Guest {
+    /// Starts a machine.
+    ///
+    /// # Panics
+    /// When something that it needs is not there, with what and how to get it.
+    ///
+    /// # Errors
+    /// Of the host.
+    pub fn start(setup: &Setup, kvm: std::fs::File) -> io::Result<Self> {
+        let files = setup.open(kvm)?;
+        let (control, streams) = (Channel::pair()?, Channel::pair()?);
+        let (serial, console) = (io::pipe()?, io::pipe()?);
+        let wires = Wires {
+            control: control.1.as_fd(),
+            serial: serial.1.as_fd(),
+            console: console.1.as_fd(),
+            streams: streams.1.as_fd(),
+        };
+        let config = setup.config(&files, &wires);
+        let mut command = Command::new(program());
+        command.arg(COMMAND).env_clear().stdin(Stdio::piped()).stdout(Stdio::null());
+        command.stderr(Stdio::piped());
+        let began = Instant::now();
+        let mut child = spawn_bound(&mut command, &setup.keep(&files, &wires))?;
+        drop((control.1, streams.1, serial.1, console.1));
+        let mut pipe = child.stdin.take().ok_or(io::ErrorKind::NotFound)?;
+        // A VMM that does not read says why, and ends.
+        let _ = pipe.write_all(&serde_json::to_vec(&config)?);
+        drop(pipe);
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let heard = events.clone();
+        let listen = move |event: Option<Event>| {
+            heard.lock().unwrap_or_else(PoisonError::into_inner).extend(event);
+        };
+        Ok(Self {
+            case: setup.case.clone(),
+            child,
+            began,
+            serial: Serial::read(serial.0),
+            console: Serial::read(console.0),
+            control: Client::start(control.0, listen)?,
+            streams: if setup.vsock { Some(relay::serve(streams.0)?) } else { None },
+            events,
+        })
+    }
+
+    /// Waits for something on the serial port.
+    ///
+    /// # Panics
+    /// When it does not come, with what came.
+    pub fn expect(&self, wanted: &str, deadline: Duration) {
+        let came = self.serial.wait_for(wanted, deadline);
+        let said = self.said();
+        assert!(
+            came,
+            "{}: not within {deadline:?}: {wanted:?} in {} bytes\n{}",
+            self.case,
+            said.len(),
+            tail(&said)
+        );
+    }
+
+    /// What it wrote to its serial port until now.
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.serial.text()
+    }
+
+    /// The VMM's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The guest's byte streams.
+    ///
+    /// # Panics
+    /// Without a vsock device.
+    #[must_use]
+    pub fn vsock(&self) -> &VsockHandle {
+        self.streams.as_ref().expect("the machine has a vsock device")
+    }
+
+    /// Asks the VMM for something that it must do.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn command(&self, request: Request) {
+        let shown = format!("{request:?}");
+        if let Err(error) = self.control.command(request, ANSWER) {
+            panic!("{}: {shown}: {error}\n{}", self.case, tail(&self.said()));
+        }
+    }
+
+    /// The VMM's end of the control socket.
+    #[must_use]
+    pub fn control(&self) -> &Client {
+        &self.control
+    }
+
+    /// The VMM's numbers.
+    ///
+    /// # Panics
+    /// When it does not tell.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        match self.control.statistics(ANSWER) {
+            Ok(statistics) => statistics,
+            Err(error) => panic!("{}: statistics: {error}\n{}", self.case, tail(&self.said())),
+        }
+    }
+
+    /// A number of a device, 0 if it has none of this name.
+    #[must_use]
+    pub fn counter(&self, kind: &str, name: &str) -> u64 {
+        let statistics = self.statistics();
+        let of_kind = |device: &&husk_vmm::control::DeviceStatistics| device.kind == kind;
+        let mut devices = statistics.devices.iter().filter(of_kind);
+        devices.find_map(|device| device.counters.get(name)).copied().unwrap_or(0)
+    }
+
+    /// Waits for the end of the VMM's process, which is killed when the time is up.
+    pub fn finish(mut self, deadline: Duration) -> Ended {
+        let status = within(deadline, || self.child.try_wait().ok().flatten());
+        if status.is_none() {
+            // Gone or not, the pipes end below.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        let mut stderr = String::new();
+        if let Some(mut pipe) = self.child.stderr.take() {
+            // What was read is what there is.
+            let _ = pipe.read_to_string(&mut stderr);
+        }
+        let serial = self.serial.finish();
+        let first = self.serial.first();
+        let events = within(ANSWER, || {
+            let events = self.events.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let last = events.last();
+            matches!(last, Some(Event::Ended { .. })).then_some(events)
+        });
+        Ended {
+            case: self.case.clone(),
+            serial,
+            console: self.console.finish(),
+            status,
+            stderr,
+            events: events.unwrap_or_default(),
+            first_byte: first.map(|first| first.saturating_duration_since(self.began)),
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // It ended, or is to.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ended {
+    /// The guest says that it passed, and its reset ended the VMM with success.
+    ///
+    /// # Panics
+    /// Otherwise, with everything that there is.
+    pub fn expect_passed(&self) {
+        let success = self.status.is_some_and(|status| status.success());
+        assert!(success && self.serial.ends_with(PASSED), "{self}");
+    }
+
+    /// Lines of the serial port that begin with these words, without them.
+    #[must_use]
+    pub fn values(&self, words: &str) -> Vec<&str> {
+        let lines = self.serial.lines();
+        lines.filter_map(|line| line.strip_prefix(words)).map(str::trim).collect()
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { case, serial, status, stderr, events, .. } = self;
+        let tail = tail(serial);
+        write!(f, "{case}: {status:?}, {stderr:?}, {events:?}, serial port:\n{tail}")
+    }
+}

@@ -1,0 +1,47 @@
+//! The balloon: the host's memory really comes back.
+
+use husk_tests::bare_bed::{Guest, Setup};
+use husk_vmm::control::Request;
+
+use super::{DEADLINE, kvm_or_skip, pass, start};
+
+fn setup(case: &str) -> Setup {
+    Setup { rng: false, balloon: Some(0), memory_mib: 128, ..Setup::new(case) }
+}
+
+/// Of the guest's memory, what the host has given.
+fn guest_kib(guest: &Guest) -> u64 {
+    guest.statistics().memory.expect("the kernel tells").guest_kib
+}
+
+#[test]
+fn inflated_pages_are_the_hosts_and_deflated_ones_the_guests_again() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&setup("balloon hold-ms=500"), kvm);
+    guest.command(Request::BalloonTarget { mib: 32 });
+    guest.expect("filled 8192", DEADLINE);
+    let filled = guest_kib(&guest);
+    guest.expect("inflated 8192", DEADLINE);
+    let inflated = guest_kib(&guest);
+    assert!(filled >= 32 << 10, "{filled} KiB after all was written");
+    assert!(inflated + (30 << 10) <= filled, "{inflated} KiB of {filled} after 32 MiB went");
+    guest.command(Request::BalloonTarget { mib: 0 });
+    guest.finish(DEADLINE).expect_passed();
+}
+
+#[test]
+fn reported_pages_are_the_hosts_until_the_guest_writes() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&setup("balloon-reporting mib=16 hold-ms=500"), kvm);
+    guest.expect("filled", DEADLINE);
+    let filled = guest_kib(&guest);
+    guest.expect("reported", DEADLINE);
+    let reported = guest_kib(&guest);
+    assert!(reported + (14 << 10) <= filled, "{reported} KiB of {filled} after 16 MiB went");
+    guest.finish(DEADLINE).expect_passed();
+}
+
+#[test]
+fn pages_that_are_none_are_survived() {
+    pass(&setup("balloon-malformed"));
+}

@@ -1,0 +1,154 @@
+//! Disks: what the guest sees, and what is in the image afterwards.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+
+use husk_tests::bare_bed::Setup;
+use husk_vmm::control::Request;
+use husk_vmm::rate_limit::{Limit, Limits};
+use husk_vmm::virtio::blk::EngineKind;
+
+use super::{DEADLINE, folder, kvm_or_skip, pass, start};
+
+/// The best that the host has, and what every host has.
+const ENGINES: [EngineKind; 2] = [EngineKind::Auto, EngineKind::Threads];
+
+fn disk(case: &str, folder: &tempfile::TempDir) -> Setup {
+    Setup { rng: false, ..Setup::new(case) }.disk(folder, 4)
+}
+
+fn read_only(case: &str, folder: &tempfile::TempDir) -> Setup {
+    let mut setup = disk(case, folder);
+    setup.disks[0].read_only = true;
+    setup
+}
+
+#[test]
+fn disk_tells_its_size_its_serial_and_whether_it_can_be_written() {
+    let folder = folder();
+    let Some(ended) = pass(&disk("blk-identity", &folder)) else { return };
+    assert_eq!(ended.values("sectors "), ["8192"]);
+    assert_eq!(ended.values("serial "), ["disk0"]);
+    assert_eq!(ended.values("read-only "), ["false"]);
+    let ended = pass(&read_only("blk-identity", &folder)).unwrap();
+    assert_eq!(ended.values("read-only "), ["true"]);
+}
+
+#[test]
+fn what_is_written_is_read_back_and_in_the_image() {
+    let folder = folder();
+    let cases = ["blk-write-read", "blk-parts", "blk-interrupt", "blk-indirect"];
+    for (case, engine) in cases.iter().flat_map(|case| ENGINES.map(|engine| (*case, engine))) {
+        let mut setup = disk(case, &folder);
+        setup.disks[0].engine = engine;
+        if pass(&setup).is_none() {
+            return;
+        }
+        if case == "blk-write-read" {
+            let image = fs::read(&setup.disks[0].path).unwrap();
+            let written = 229 << 10;
+            assert!(image[..written].chunks(512).all(|sector| sector.iter().any(|b| *b != 0)));
+            assert!(image[written..].iter().all(|byte| *byte == 0), "beyond what was written");
+        }
+    }
+}
+
+#[test]
+fn sectors_beyond_the_end_are_refused() {
+    let folder = folder();
+    pass(&disk("blk-out-of-range", &folder));
+}
+
+#[test]
+fn read_only_disk_stays_as_it_is() {
+    let folder = folder();
+    let setup = read_only("blk-read-only", &folder);
+    let pattern = vec![0x42; 4 << 20];
+    fs::write(&setup.disks[0].path, &pattern).unwrap();
+    pass(&setup);
+    assert!(fs::read(&setup.disks[0].path).unwrap() == pattern, "the image changed");
+}
+
+#[test]
+fn discarded_and_zeroed_sectors_are_holes_in_the_image() {
+    let folder = folder();
+    let cases = ["blk-discard", "blk-write-zeroes"];
+    for (case, engine) in cases.iter().flat_map(|case| ENGINES.map(|engine| (*case, engine))) {
+        let mut setup = disk(case, &folder);
+        setup.disks[0].engine = engine;
+        if pass(&setup).is_none() {
+            return;
+        }
+        let blocks = File::open(&setup.disks[0].path).unwrap().metadata().unwrap().blocks();
+        // 128 sectors were written, 32 of them let go.
+        assert!(blocks <= 128, "{case}: {blocks} blocks");
+    }
+}
+
+#[test]
+fn malformed_requests_are_counted_and_survived() {
+    let folder = folder();
+    let kvm = kvm_or_skip!();
+    let guest = start(&disk("blk-malformed linger=1", &folder), kvm);
+    guest.expect("PASSED", DEADLINE);
+    assert!(guest.counter("block", "malformed") >= 4, "{:?}", guest.statistics().devices);
+    guest.command(Request::Stop);
+    assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
+}
+
+#[test]
+fn nothing_is_written_to_memory_after_a_reset_with_requests_in_flight() {
+    for engine in ENGINES {
+        let folder = folder();
+        let mut setup = disk("blk-reset-in-flight", &folder);
+        setup.disks[0].engine = engine;
+        pass(&setup);
+    }
+}
+
+#[test]
+fn limited_disk_still_serves_everything() {
+    let folder = folder();
+    let mut setup = disk("blk-write-read", &folder);
+    let bytes = Limit { size: 128 << 10, one_time_burst: 0, refill_ms: 20 };
+    setup.disks[0].limits = Limits { bytes: Some(bytes), operations: None };
+    pass(&setup);
+}
+
+#[test]
+fn many_disks_are_each_their_own() {
+    let folder = folder();
+    let mut setup = disk("blk-identity", &folder);
+    for _ in 0..6 {
+        setup = setup.disk(&folder, 1);
+    }
+    pass(&setup);
+}
+
+#[test]
+fn limits_of_a_running_disk_can_change() {
+    let kvm = kvm_or_skip!();
+    let folder = folder();
+    let guest = start(&disk("speed-blk-read mib=1000 linger=1", &folder), kvm);
+    let reads = |more: u64| {
+        let look = || (guest.counter("block", "reads") >= more).then_some(());
+        husk_tests::wait::eventually(DEADLINE, "the disk is read", look);
+    };
+    reads(1);
+    let limits = |refill_ms| Limits {
+        bytes: Some(Limit { size: 128 << 10, one_time_burst: 0, refill_ms }),
+        operations: None,
+    };
+    // A request of the guest's in an hour, then as many as ever.
+    let request = |limits| Request::DiskLimits { serial: "disk0".to_owned(), limits };
+    guest.command(request(limits(3_600_000)));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let stopped = guest.counter("block", "reads");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(guest.counter("block", "reads") <= stopped + 1, "it reads on");
+    assert!(guest.counter("block", "throttled") > 0);
+    guest.command(request(Limits::default()));
+    reads(stopped + 20);
+    guest.command(Request::Stop);
+    assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
+}

@@ -1,0 +1,152 @@
+//! Drivers that do what no honest one does, to each device: the machine outlives them, and the device
+//! works after a reset.
+
+use husk_tests::bare_bed::{Setup, Tap};
+use husk_vmm::control::Request;
+
+use super::{DEADLINE, folder, kvm_or_skip, pass, start};
+
+/// Of tests/bare-metal, each against one queue of one device.
+const MOVES: [&str; 17] = [
+    "hostile-descriptors",
+    "hostile-indirect",
+    "hostile-loops",
+    "hostile-available",
+    "hostile-frozen",
+    "hostile-rings",
+    "hostile-used-ring-unmapped",
+    "hostile-no-queues",
+    "hostile-order",
+    "hostile-features",
+    "hostile-config",
+    "hostile-widths",
+    "hostile-queue-numbers",
+    "hostile-kick-storm kicks=2000",
+    "hostile-ring-flood",
+    "hostile-resets",
+    "hostile-noise seed=7 rounds=100",
+];
+
+/// Every move against the queues of the device of this type. The balloon's third queue is the one of
+/// the feature that is taken.
+fn attack(kind: u32, queues: &[&str], setup: impl Fn(&str) -> Option<Setup>) {
+    let mut failed = Vec::new();
+    for hostile in MOVES {
+        for queue in queues {
+            let Some(setup) = setup(&format!("{hostile} kind={kind} {queue}")) else {
+                return;
+            };
+            let kvm = kvm_or_skip!();
+            let ended = start(&setup, kvm).finish(DEADLINE);
+            eprintln!("{hostile}, device {kind}, {queue}:\n{}", ended.serial);
+            let success = ended.status.is_some_and(|status| status.success());
+            if !success || !ended.serial.ends_with("PASSED\n") {
+                failed.push(ended.to_string());
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{} fail:\n{}", failed.len(), failed.join("\n\n"));
+}
+
+#[test]
+fn entropy_device_outlives_every_hostile_move() {
+    attack(4, &["queue=0"], |case| Some(Setup::new(case)));
+}
+
+#[test]
+fn disk_outlives_every_hostile_move_and_keeps_its_content() {
+    let folder = folder();
+    let image = || std::fs::read(folder.path().join("disk0")).unwrap();
+    attack(2, &["queue=0"], |case| {
+        let mut setup = Setup { rng: false, ..Setup::new(case) }.disk(&folder, 4);
+        setup.disks[0].read_only = true;
+        Some(setup)
+    });
+    if folder.path().join("disk0").exists() {
+        assert!(image().iter().all(|byte| *byte == 0), "a read-only disk was written");
+    }
+}
+
+#[test]
+fn vsock_device_outlives_every_hostile_move() {
+    let setup = |case: &str| Some(Setup { rng: false, vsock: true, ..Setup::new(case) });
+    attack(19, &["queue=0", "queue=1"], setup);
+}
+
+#[test]
+fn balloon_outlives_every_hostile_move() {
+    let setup = |case: &str| Some(Setup { rng: false, balloon: Some(0), ..Setup::new(case) });
+    attack(5, &["queue=0", "queue=1", "queue=2 features=0x20"], setup);
+}
+
+#[test]
+fn memory_device_outlives_every_hostile_move() {
+    let setup = |case: &str| Some(Setup { rng: false, hotplug_mib: 128, ..Setup::new(case) });
+    attack(24, &["queue=0"], setup);
+}
+
+#[test]
+fn console_outlives_every_hostile_move() {
+    let setup = |case: &str| Some(Setup { rng: false, console: true, ..Setup::new(case) });
+    attack(3, &["queue=0", "queue=1"], setup);
+}
+
+#[test]
+fn network_device_outlives_every_hostile_move() {
+    attack(1, &["queue=0", "queue=1"], |case| match Tap::new() {
+        Ok(tap) => Some(Setup { rng: false, tap: Some(tap), ..Setup::new(case) }),
+        Err(error) => {
+            eprintln!("SKIPPED: make a tap: {error}");
+            None
+        }
+    });
+}
+
+#[test]
+fn malformed_chains_are_counted() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&Setup::new("hostile-descriptors linger=1"), kvm);
+    guest.expect("PASSED", DEADLINE);
+    let devices = guest.statistics().devices;
+    let count: u64 = devices.iter().filter_map(|device| device.counters.get("malformed")).sum();
+    assert!(count > 0, "{devices:?}");
+    guest.command(Request::Stop);
+    guest.finish(DEADLINE);
+}
+
+#[test]
+fn writes_that_come_too_late_or_make_no_sense_are_counted() {
+    for (case, counter) in [
+        ("hostile-frozen linger=1", "transport_ignored"),
+        ("hostile-widths linger=1", "transport_bad_accesses"),
+        ("hostile-rings linger=1", "transport_needed_resets"),
+    ] {
+        let kvm = kvm_or_skip!();
+        let guest = start(&Setup::new(case), kvm);
+        guest.expect("PASSED", DEADLINE);
+        assert!(guest.counter("entropy", counter) > 0, "{case}: {:?}", guest.statistics());
+        guest.command(Request::Stop);
+        guest.finish(DEADLINE);
+    }
+}
+
+#[test]
+fn kick_storm_and_ring_flood_take_no_memory() {
+    for case in ["hostile-kick-storm kicks=20000 linger=1", "hostile-ring-flood linger=1"] {
+        let kvm = kvm_or_skip!();
+        let guest = start(&Setup::new(case), kvm);
+        guest.expect("PASSED", DEADLINE);
+        if let Some(memory) = guest.statistics().memory {
+            assert!(memory.own_kib < 32 << 10, "{memory:?}");
+        }
+        guest.command(Request::Stop);
+        guest.finish(DEADLINE);
+    }
+}
+
+#[test]
+fn noise_of_many_seeds_is_survived() {
+    for seed in 1..20 {
+        pass(&Setup::new(&format!("hostile-noise seed={seed} rounds=50")));
+    }
+}
