@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use super::Setup;
 use super::serial::Serial;
 use crate::guest::init_program;
+use crate::wait::within;
 
 /// A case that hangs is one that fails.
-const DEADLINE_S: &str = "60";
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What executes the guest in QEMU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,16 +41,19 @@ pub struct InQemu {
 /// Of the start of a process, and what QEMU says when there is no guest.
 pub fn run_in_qemu(setup: &Setup, accelerator: Accelerator) -> io::Result<Option<InQemu>> {
     let mut command = command(setup, accelerator)?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let began = Instant::now();
-    let started = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = started?;
+    let mut child = match command.spawn() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        started => started?,
+    };
     let stdout = child.stdout.take().ok_or(io::ErrorKind::NotFound)?;
     let mut serial = Serial::read(stdout);
+    if within(DEADLINE, || child.try_wait().ok().flatten()).is_none() {
+        child.kill()?;
+    }
     let text = serial.finish();
     let output = child.wait_with_output()?;
-    if output.status.code() == Some(127) {
-        return Ok(None);
-    }
     if text.is_empty() {
         return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()));
     }
@@ -58,8 +62,8 @@ pub fn run_in_qemu(setup: &Setup, accelerator: Accelerator) -> io::Result<Option
 }
 
 fn command(setup: &Setup, accelerator: Accelerator) -> io::Result<Command> {
-    let mut command = Command::new("timeout");
-    command.args([DEADLINE_S, "qemu-system-x86_64", "-nodefaults", "-no-user-config"]);
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(["-nodefaults", "-no-user-config"]);
     command.args(["-display", "none", "-no-reboot", "-serial", "stdio"]);
     match accelerator {
         Accelerator::Tcg => command.args(["-accel", "tcg", "-cpu", "max"]),

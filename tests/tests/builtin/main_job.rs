@@ -44,7 +44,7 @@ fn container_runs_from_boot_to_exit_status() {
 fn told_by_inspect(builtin: &Builtin) {
     let hypervisor = &builtin.bed.inspect("web")["Husk"]["Hypervisor"];
     assert_eq!(hypervisor["Requested"], "kvm");
-    assert_eq!(hypervisor["Name"], "builtin");
+    assert_eq!(hypervisor["Name"], "kvm");
     assert_eq!(hypervisor["Accelerator"], "kvm");
 }
 

@@ -289,6 +289,28 @@ fn no_pause_and_no_stop_is_lost() {
 }
 
 #[test]
+fn a_kick_before_the_guest_is_entered_is_not_lost() {
+    let Some(kvm) = open_kvm() else { return };
+    let memory = memory(COUNT);
+    let machine = Machine::new(kvm, &memory, 1).unwrap();
+    let mut vcpu = machine.vm.create_vcpu(0).unwrap();
+    state::set_first(&vcpu, enter).unwrap();
+    let page = kick::RunPage::new(&vcpu).unwrap();
+    kick::install_signal().unwrap();
+    let (enter, go) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        go.recv().unwrap();
+        vcpu.run().map(drop).map_err(|error| error.errno())
+    });
+    // The signal finds a thread that waits for something else.
+    kick::kick(&page, &thread);
+    std::thread::sleep(Duration::from_millis(20));
+    enter.send(()).unwrap();
+    in_time("the kick", move || assert_eq!(thread.join().unwrap(), Err(libc::EINTR)));
+    assert_eq!(memory.read_obj::<u32>(GuestAddress(DATA)).unwrap(), 0, "the guest was entered");
+}
+
+#[test]
 fn a_paused_or_halted_guest_is_stopped() {
     let Some(mut guest) = Guest::start(COUNT, 1) else { return };
     guest.running.pause();

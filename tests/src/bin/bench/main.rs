@@ -8,6 +8,7 @@ mod containers;
 mod flatten;
 mod machine;
 mod report;
+mod vmm;
 
 use std::path::PathBuf;
 
@@ -24,6 +25,8 @@ enum Section {
     Agent,
     /// Devices of the built-in VMM by themselves
     Devices,
+    /// The built-in VMM with guests that have no kernel
+    Vmm,
 }
 
 /// Measures husk as it was built.
@@ -55,6 +58,9 @@ fn main() -> Result<()> {
     }
     if wanted(Section::Devices) {
         block::throughput(flags.runs.min(5), &mut report).context("the block device")?;
+    }
+    if wanted(Section::Vmm) {
+        vmm::figures(flags.runs, &mut report).context("the built-in VMM")?;
     }
     report.print();
     report.write(&flags.json).with_context(|| format!("write {}", flags.json.display()))

@@ -95,15 +95,16 @@ impl Call {
 }
 
 impl Check {
-    /// The kernel reads all arguments that are checked as 32 bits, or only their low ones matter.
     fn condition(&self, own_process: u64) -> Result<SeccompCondition, BackendError> {
-        let (operator, value) = match self.is {
-            Is::Equal(value) => (SeccompCmpOp::Eq, value),
-            Is::Without(bits) => (SeccompCmpOp::MaskedEq(bits), 0),
-            Is::With(bits) => (SeccompCmpOp::MaskedEq(bits), bits),
-            Is::OwnProcess => (SeccompCmpOp::Eq, own_process),
+        use SeccompCmpArgLen::{Dword, Qword};
+        let (len, operator, value) = match self.is {
+            Is::Equal(value) => (Dword, SeccompCmpOp::Eq, value),
+            Is::Without(bits) => (Dword, SeccompCmpOp::MaskedEq(bits), 0),
+            Is::With(bits) => (Dword, SeccompCmpOp::MaskedEq(bits), bits),
+            Is::OwnProcess => (Dword, SeccompCmpOp::Eq, own_process),
+            Is::Null => (Qword, SeccompCmpOp::Eq, 0),
         };
-        SeccompCondition::new(self.argument, SeccompCmpArgLen::Dword, operator, value)
+        SeccompCondition::new(self.argument, len, operator, value)
     }
 }
 

@@ -5,7 +5,7 @@
 //! opens, creates, connects, binds, starts or becomes anything: whatever a thread works on is a
 //! descriptor that was there before, came over a socket, or is one end of a pair.
 
-use kvm_bindings::{KVMIO, kvm_clock_data, kvm_mp_state, kvm_regs, kvm_sregs};
+use kvm_bindings::{KVMIO, kvm_regs};
 
 /// A call that may be made.
 #[derive(Debug)]
@@ -25,7 +25,8 @@ pub struct Check {
     pub is: Is,
 }
 
-/// What is true of an argument's low 32 bits.
+/// What is true of an argument. Numbers are what the kernel reads as 32 bits, or of which only the
+/// low ones mean anything.
 #[derive(Debug)]
 pub enum Is {
     /// This number.
@@ -36,6 +37,8 @@ pub enum Is {
     With(u64),
     /// The process's own id.
     OwnProcess,
+    /// No address.
+    Null,
 }
 
 const fn any(number: libc::c_long) -> Call {
@@ -65,28 +68,30 @@ const fn own_process(argument: u8) -> Check {
     Check { argument, is: Is::OwnProcess }
 }
 
+const fn null(argument: u8) -> Check {
+    Check { argument, is: Is::Null }
+}
+
 const fn request(number: libc::Ioctl) -> Check {
     Check { argument: 1, is: Is::Equal(number) }
 }
 
-/// linux/kvm.h: of a virtual CPU.
+/// linux/kvm.h.
 const KVM_RUN: libc::Ioctl = libc::_IO(KVMIO, 0x80);
 const KVM_GET_REGS: libc::Ioctl = libc::_IOR::<kvm_regs>(KVMIO, 0x81);
-const KVM_GET_SREGS: libc::Ioctl = libc::_IOR::<kvm_sregs>(KVMIO, 0x83);
-const KVM_GET_MP_STATE: libc::Ioctl = libc::_IOR::<kvm_mp_state>(KVMIO, 0x98);
 const KVM_KVMCLOCK_CTRL: libc::Ioctl = libc::_IO(KVMIO, 0xad);
-/// linux/kvm.h: of the VM.
-const KVM_SET_CLOCK: libc::Ioctl = libc::_IOW::<kvm_clock_data>(KVMIO, 0x7b);
-const KVM_GET_CLOCK: libc::Ioctl = libc::_IOR::<kvm_clock_data>(KVMIO, 0x7c);
 /// linux/if_tun.h.
 const TUNSETOFFLOAD: libc::Ioctl = libc::_IOW::<libc::c_uint>(b'T' as u32, 208);
-const TUNSETVNETHDRSZ: libc::Ioctl = libc::_IOW::<libc::c_int>(b'T' as u32, 216);
 /// asm-generic/ioctls.h: how the standard library makes a socket non-blocking.
 const FIONBIO: libc::Ioctl = 0x5421;
+/// fallocate(2): files keep their size.
+const PUNCH_HOLE: libc::c_int = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+const ZERO_RANGE: libc::c_int = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
 /// What the allocator, locks and the end of a thread or of the process come to.
 pub const EVERY_THREAD: &[Call] = &[
-    // Events, streams, and what a panic says on standard error.
+    // Events, streams, frames, and what a panic says on standard error; the C library's last words
+    // come in parts.
     any(libc::SYS_read),
     any(libc::SYS_write),
     any(libc::SYS_writev),
@@ -101,12 +106,11 @@ pub const EVERY_THREAD: &[Call] = &[
     when(libc::SYS_mremap, &[&[equal(3, libc::MREMAP_MAYMOVE)]]),
     // The same, and a thread's stack at its end.
     when(libc::SYS_madvise, &[&[equal(2, libc::MADV_DONTNEED)], &[equal(2, libc::MADV_FREE)]]),
-    // Locks, channels, joins. FUTEX_CMP_REQUEUE and the like come with condition variables.
+    // Locks, channels, joins.
     any(libc::SYS_futex),
     any(libc::SYS_sched_yield),
     // Clocks, where the vDSO cannot tell the time.
     any(libc::SYS_clock_gettime),
-    any(libc::SYS_gettimeofday),
     // Seeds of hash maps and of the allocator; the entropy device.
     any(libc::SYS_getrandom),
     // A signal that interrupts KVM_RUN arrives, and its handler returns.
@@ -124,69 +128,42 @@ pub const EVERY_THREAD: &[Call] = &[
     any(libc::SYS_exit_group),
 ];
 
-/// What devices do, on whichever thread the transport calls them.
+/// What activation and reset of devices come to: on the first thread, and on that of the virtual CPU
+/// that asks for them.
 pub const DEVICES: &[Call] = &[
-    // Disks: requests by io_uring, which was set up before. The filter does not see what a ring is
-    // asked for: the ring itself refuses all but what disks need, io_uring_register(2),
-    // IORING_REGISTER_RESTRICTIONS.
+    // Disks: requests by io_uring, which was set up before, and are waited for at reset. The filter
+    // does not see what a ring is asked for: the ring itself refuses all but what disks need,
+    // io_uring_register(2), IORING_REGISTER_RESTRICTIONS.
     any(libc::SYS_io_uring_enter),
-    any(libc::SYS_pread64),
-    any(libc::SYS_pwrite64),
-    any(libc::SYS_preadv),
-    any(libc::SYS_pwritev),
-    any(libc::SYS_fdatasync),
-    // Discard, write zeroes; memory that the balloon or virtio-mem gives back.
-    when(
-        libc::SYS_fallocate,
-        &[
-            &[equal(1, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)],
-            &[equal(1, libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE)],
-        ],
-    ),
-    when(libc::SYS_madvise, &[&[equal(2, libc::MADV_REMOVE)]]),
-    // Network: frames in parts.
-    any(libc::SYS_readv),
     // The features that the driver took, told to the tap.
-    when(libc::SYS_ioctl, &[&[request(TUNSETOFFLOAD)], &[request(TUNSETVNETHDRSZ)]]),
-    // Streams of vsock, the vhost-user file server: sockets that are connected. Without an address,
-    // so that a datagram socket could reach nobody else either.
-    any(libc::SYS_recvmsg),
+    when(libc::SYS_ioctl, &[&[request(TUNSETOFFLOAD)]]),
+    // The vhost-user file server, and vsock's streams that end: sockets that are connected. Without
+    // an address, so that no other could be reached by one that is not.
     any(libc::SYS_sendmsg),
-    when(libc::SYS_recvfrom, &[&[equal(4, 0), equal(5, 0)]]),
-    when(libc::SYS_sendto, &[&[equal(4, 0), equal(5, 0)]]),
+    any(libc::SYS_recvmsg),
+    when(libc::SYS_recvfrom, &[&[null(4), null(5)]]),
     any(libc::SYS_shutdown),
-    when(libc::SYS_ioctl, &[&[request(FIONBIO)]]),
+];
+
+/// The first thread.
+pub const MAIN: &[Call] = &[
+    // The event loop. Sources come and go with vsock's connections.
+    any(libc::SYS_epoll_wait),
+    any(libc::SYS_epoll_pwait),
+    any(libc::SYS_epoll_ctl),
+    // Rate limits.
+    any(libc::SYS_timerfd_settime),
+    // Memory that the balloon and virtio-mem give back.
+    when(libc::SYS_fallocate, &[&[equal(1, PUNCH_HOLE)]]),
     // A connection that the guest asks for: one end is sent to whoever listens.
     when(
         libc::SYS_socketpair,
         &[&[equal(0, libc::AF_UNIX), equal(1, libc::SOCK_STREAM | libc::SOCK_CLOEXEC)]],
     ),
-    // Sources come and go with connections; a device may have an epoll of its own.
-    any(libc::SYS_epoll_ctl),
-    any(libc::SYS_epoll_wait),
-    any(libc::SYS_epoll_pwait),
-    // Rate limits.
-    any(libc::SYS_timerfd_settime),
-];
-
-/// The first thread.
-pub const MAIN: &[Call] = &[
-    any(libc::SYS_poll),
-    any(libc::SYS_ppoll),
-    // Descriptors that come over the control socket.
-    when(
-        libc::SYS_fcntl,
-        &[
-            &[equal(1, libc::F_GETFL)],
-            &[equal(1, libc::F_SETFL), without(2, libc::O_ASYNC)],
-            &[equal(1, libc::F_SETFD)],
-        ],
-    ),
+    when(libc::SYS_ioctl, &[&[request(FIONBIO)]]),
+    when(libc::SYS_sendto, &[&[null(4), equal(5, 0)]]),
     // Statistics: its own numbers, from a file of /proc that is open.
     any(libc::SYS_lseek),
-    any(libc::SYS_getrusage),
-    // The guest's clock stands still while it is paused.
-    when(libc::SYS_ioctl, &[&[request(KVM_GET_CLOCK)], &[request(KVM_SET_CLOCK)]]),
 ];
 
 /// A virtual CPU's thread.
@@ -196,25 +173,16 @@ pub const VCPU: &[Call] = &[when(
         &[request(KVM_RUN)],
         // The guest's watchdogs are told that it was paused.
         &[request(KVM_KVMCLOCK_CTRL)],
-        // What a guest that crashed looked like.
+        // Where a guest was that went astray.
         &[request(KVM_GET_REGS)],
-        &[request(KVM_GET_SREGS)],
-        &[request(KVM_GET_MP_STATE)],
     ],
 )];
 
 /// A worker that reads and writes disks.
 pub const BLOCK: &[Call] = &[
-    any(libc::SYS_pread64),
-    any(libc::SYS_pwrite64),
     any(libc::SYS_preadv),
     any(libc::SYS_pwritev),
     any(libc::SYS_fdatasync),
-    when(
-        libc::SYS_fallocate,
-        &[
-            &[equal(1, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)],
-            &[equal(1, libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE)],
-        ],
-    ),
+    // Discard, write zeroes.
+    when(libc::SYS_fallocate, &[&[equal(1, PUNCH_HOLE)], &[equal(1, ZERO_RANGE)]]),
 ];

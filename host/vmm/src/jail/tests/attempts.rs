@@ -169,6 +169,15 @@ const REFUSED_BY_FILTER: &[Attempt] = &[
         plain(libc::SYS_pkey_mprotect, [page(), 4096, protection, usize::MAX, 0, 0])
     }),
     ("take signals from a file", |_| plain(libc::SYS_fcntl, [0, of(libc::F_SETOWN), 0, 0, 0, 0])),
+    ("change a descriptor", |_| plain(libc::SYS_fcntl, [0, of(libc::F_SETFL), 0, 0, 0, 0])),
+    ("copy a descriptor", |_| plain(libc::SYS_fcntl, [0, of(libc::F_DUPFD), 0, 0, 0, 0])),
+    ("set the guest's clock", |_| plain(libc::SYS_ioctl, [0, of(0x4030_ae7b), 0, 0, 0, 0])),
+    ("give the guest other memory", |_| {
+        plain(libc::SYS_ioctl, [0, of(0x4020_ae46), page(), 0, 0, 0])
+    }),
+    ("send to an address whose low half is zero", |_| {
+        plain(libc::SYS_sendto, [0, path(c"x"), 1, 0, 1 << 32, 0])
+    }),
     ("become traceable", |_| plain(libc::SYS_prctl, [of(libc::PR_SET_DUMPABLE), 1, 0, 0, 0, 0])),
     ("change limits", |_| plain(libc::SYS_prlimit64, [0; 6])),
     ("send to an address", |_| plain(libc::SYS_sendto, [0, path(c"x"), 1, 0, path(c"\x01"), 2])),
@@ -218,14 +227,9 @@ fn filtered_thread_that_tries_to_leave_is_killed() {
 const OF_OTHER_ROLES: &[(Role, Attempt)] = &[
     (Role::Main, ("run the guest", |_| plain(libc::SYS_ioctl, [0, of(0xae80), 0, 0, 0, 0]))),
     (Role::Block, ("run the guest", |_| plain(libc::SYS_ioctl, [0, of(0xae80), 0, 0, 0, 0]))),
-    (
-        Role::Vcpu,
-        ("set the guest's clock", |_| plain(libc::SYS_ioctl, [0, of(0x4030_ae7b), 0, 0, 0, 0])),
-    ),
-    (
-        Role::Vcpu,
-        ("change a descriptor", |_| plain(libc::SYS_fcntl, [0, of(libc::F_SETFL), 0, 0, 0, 0])),
-    ),
+    (Role::Vcpu, ("make sockets", |_| errno(std::os::unix::net::UnixStream::pair()))),
+    (Role::Vcpu, ("wait for events", |_| plain(libc::SYS_epoll_wait, [0; 6]))),
+    (Role::Vcpu, ("give memory back", |_| plain(libc::SYS_fallocate, [0, 3, 0, 1, 0, 0]))),
     (Role::Block, ("submit to a ring", |_| plain(libc::SYS_io_uring_enter, [0; 6]))),
     (Role::Block, ("make sockets", |_| errno(std::os::unix::net::UnixStream::pair()))),
     (Role::Block, ("receive a message", |_| plain(libc::SYS_recvmsg, [0, page(), 0, 0, 0, 0]))),

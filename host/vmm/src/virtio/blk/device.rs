@@ -98,7 +98,7 @@ struct Active {
     queue: Queue,
     interrupt: Arc<Interrupt>,
     in_flight: usize,
-    /// Without a flush of its own, the driver takes what is written for safe. virtio 1.2 §5.2.6.2.
+    /// See [`needs_stable_writes`].
     stable_writes: bool,
 }
 
@@ -284,7 +284,7 @@ impl virtio::Device for Device {
             kind: Kind::Block,
             reason: "it has no queue".to_owned(),
         })?;
-        let stable_writes = !self.disk.disposable && features & feature::FLUSH == 0;
+        let stable_writes = needs_stable_writes(self.disk.disposable, features);
         let memory = Arc::new(memory);
         self.state =
             State::Active(Active { memory, queue, interrupt, in_flight: 0, stable_writes });
@@ -333,6 +333,11 @@ fn id(serial: &str) -> Option<[u8; ID_LEN]> {
     let mut id = [0; ID_LEN];
     id[..serial.len()].copy_from_slice(serial.as_bytes());
     Some(id)
+}
+
+/// A driver that cannot flush takes what is written for safe. virtio 1.2 §5.2.6.2.
+fn needs_stable_writes(disposable: bool, features: u64) -> bool {
+    !disposable && features & feature::FLUSH == 0
 }
 
 fn features(config: &Config) -> u64 {

@@ -460,6 +460,21 @@ fn new_limits_set_a_waiting_disk_free() {
     }
 }
 
+#[test]
+fn writes_are_stable_for_a_driver_that_cannot_flush() {
+    assert!(needs_stable_writes(false, feature::DISCARD));
+    assert!(!needs_stable_writes(false, feature::FLUSH));
+    assert!(!needs_stable_writes(true, 0));
+    for engine in engines() {
+        let mut bench = Bench::with(engine);
+        bench.driver.start(INDIRECT_DESC, 128);
+        assert_eq!(bench.write(1, &pattern(4, 4096)), DONE);
+        assert_eq!(bench.range(WRITE_ZEROES, (2, 1, 0)), DONE);
+        assert_eq!(bench.content(1, 512), pattern(4, 4096)[..512]);
+        assert_eq!(bench.content(2, 512), vec![0; 512]);
+    }
+}
+
 /// `HUSK_TEST_BLOCK_DEVICE` names one of at least 2 MiB, whose content is lost.
 #[test]
 fn block_device_of_the_host_is_a_disk() {
