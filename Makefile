@@ -6,7 +6,7 @@
 #   check       formatting, lints, licences of dependencies
 #   bench       times and sizes, as a table and as JSON    ONLY=host, agent, devices or vmm
 #   agent-test  the guest agent alone, in a VM of its own    CASE=name
-#   fuzz        what the agent reads from the host, a minute for each target
+#   fuzz        what agent and devices read from the other side, a minute for each target
 #   kernel      the guest kernel (KERNEL_TARBALL=path KERNEL_SHA256=digest for another source)
 #   rootfs      the guest image: kernel, initramfs, manifest
 #   setup       install what is missing
