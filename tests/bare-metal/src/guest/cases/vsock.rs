@@ -152,7 +152,17 @@ impl Socket {
 
     /// A packet's buffer may be filled again.
     pub fn done(&mut self, packet: Packet) {
+        self.give_back(packet);
+        self.tell_of_buffers();
+    }
+
+    /// Adds a packet's buffer, of which the device does not hear yet.
+    pub fn give_back(&mut self, packet: Packet) {
         self.receive.add(&[Buffer::fill(packet.at, 4096)]);
+    }
+
+    /// See [`Self::give_back`].
+    pub fn tell_of_buffers(&mut self) {
         self.receive.kick();
     }
 
