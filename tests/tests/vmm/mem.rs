@@ -1,7 +1,7 @@
 //! The memory device: a machine that grows and shrinks.
 
 use husk_tests::bare_bed::Setup;
-use husk_vmm::control::Request;
+use husk_vmm::control::{ClientError, Request};
 
 use super::{DEADLINE, kvm_or_skip, pass, start};
 
@@ -31,4 +31,16 @@ fn requests_that_the_host_did_not_ask_for_are_refused() {
 #[test]
 fn memory_that_is_not_plugged_harms_nobody() {
     pass(&setup("mem-unplugged-access"));
+}
+
+#[test]
+fn target_beyond_the_region_or_of_half_a_block_is_refused() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&setup("hello linger=1"), kvm);
+    guest.expect("PASSED", DEADLINE);
+    for mib in [257, 512, 1, u32::MAX] {
+        let answer = guest.control().command(Request::MemTarget { mib }, DEADLINE);
+        assert!(matches!(answer, Err(ClientError::Refused { .. })), "{mib}: {answer:?}");
+    }
+    guest.command(Request::Stop);
 }
