@@ -4,9 +4,9 @@
 #   build       build/bin/husk and build/guest/: what a user runs, from where it is
 #   test        every test, end to end too
 #   check       formatting, lints, licences of dependencies
-#   bench       times and sizes, as a table and as JSON    ONLY=host, agent or devices
+#   bench       times and sizes, as a table and as JSON    ONLY=host, agent, devices or vmm
 #   agent-test  the guest agent alone, in a VM of its own    CASE=name
-#   fuzz        what the agent reads from the host, a minute for each target
+#   fuzz        what agent and devices read from the other side, a minute for each target
 #   kernel      the guest kernel (KERNEL_TARBALL=path KERNEL_SHA256=digest for another source)
 #   rootfs      the guest image: kernel, initramfs, manifest
 #   setup       install what is missing

@@ -30,7 +30,6 @@ const UNSAFE: &[&str] = &[
     "host/src/sys/",
     "host/vmm/src/channel.rs",
     "host/vmm/src/jail/sys.rs",
-    "host/vmm/src/jail/tests/",
     "host/vmm/src/jail/tests/sys.rs",
     "host/vmm/src/machine/kick.rs",
     "host/vmm/src/machine/kvm.rs",

@@ -1,9 +1,11 @@
 //! A guest that runs, and how it ended.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,10 +14,11 @@ use std::time::{Duration, Instant};
 use husk::sys::process::spawn_bound;
 use husk_vmm::channel::Channel;
 use husk_vmm::control::{Client, Event, Request, Statistics};
-use husk_vmm::process::COMMAND;
+use husk_vmm::process::{COMMAND, EXIT_REFUSED};
 use husk_vmm::vsock::{VsockHandle, relay};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
+use tempfile::TempDir;
 
 use super::serial::Serial;
 use super::setup::{Setup, Wires};
@@ -36,9 +39,10 @@ pub struct Guest {
     began: Instant,
     serial: Serial,
     console: Serial,
-    control: Client,
+    control: Option<Client>,
     streams: Option<VsockHandle>,
     events: Arc<Mutex<Vec<Event>>>,
+    _program: Option<TempDir>,
 }
 
 /// What is left of a guest.
@@ -68,6 +72,21 @@ fn program() -> PathBuf {
     path
 }
 
+/// A copy where any user finds it, for as long as the folder is there.
+fn copy(program: &Path) -> io::Result<TempDir> {
+    let folder = tempfile::tempdir()?;
+    // By a process of its own: a program that a child of another thread still has open for writing
+    // cannot be run.
+    let status = Command::new("cp").arg(program).arg(folder.path().join("husk")).status()?;
+    if !status.success() {
+        return Err(io::Error::other("copy husk"));
+    }
+    for path in [folder.path(), &folder.path().join("husk")] {
+        std::fs::set_permissions(path, Permissions::from_mode(0o755))?;
+    }
+    Ok(folder)
+}
+
 /// The end of what a guest said.
 fn tail(text: &str) -> &str {
     let from = text.len().saturating_sub(TAIL);
@@ -94,7 +113,12 @@ impl Guest {
             streams: streams.1.as_fd(),
         };
         let config = setup.config(&files, &wires);
-        let mut command = Command::new(program());
+        let reachable = setup.user.map(|_| copy(&program())).transpose()?;
+        let copied = reachable.as_ref().map(|folder| folder.path().join("husk"));
+        let mut command = Command::new(copied.unwrap_or_else(program));
+        if let Some(user) = setup.user {
+            command.uid(user).gid(user);
+        }
         command.arg(COMMAND).env_clear().stdin(Stdio::piped()).stdout(Stdio::null());
         command.stderr(Stdio::piped());
         let began = Instant::now();
@@ -115,9 +139,10 @@ impl Guest {
             began,
             serial: Serial::read(serial.0),
             console: Serial::read(console.0),
-            control: Client::start(control.0, listen)?,
+            control: Some(Client::start(control.0, listen)?),
             streams: if setup.vsock { Some(relay::serve(streams.0)?) } else { None },
             events,
+            _program: reachable,
         })
     }
 
@@ -164,15 +189,23 @@ impl Guest {
     /// When it does not.
     pub fn command(&self, request: Request) {
         let shown = format!("{request:?}");
-        if let Err(error) = self.control.command(request, ANSWER) {
+        if let Err(error) = self.control().command(request, ANSWER) {
             panic!("{}: {shown}: {error}\n{}", self.case, tail(&self.said()));
         }
     }
 
-    /// The VMM's end of the control socket.
+    /// Who asks the VMM.
+    ///
+    /// # Panics
+    /// After [`Self::desert`].
     #[must_use]
     pub fn control(&self) -> &Client {
-        &self.control
+        self.control.as_ref().expect("the control socket is open")
+    }
+
+    /// Closes the control socket, as the end of a monitor does.
+    pub fn desert(&mut self) {
+        self.control = None;
     }
 
     /// The VMM's numbers.
@@ -181,7 +214,7 @@ impl Guest {
     /// When it does not tell.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        match self.control.statistics(ANSWER) {
+        match self.control().statistics(ANSWER) {
             Ok(statistics) => statistics,
             Err(error) => panic!("{}: statistics: {error}\n{}", self.case, tail(&self.said())),
         }
@@ -223,18 +256,19 @@ impl Guest {
         }
         let serial = self.serial.finish();
         let first = self.serial.first();
-        let events = within(ANSWER, || {
-            let events = self.events.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let last = events.last();
-            matches!(last, Some(Event::Ended { .. })).then_some(events)
-        });
+        let heard = || self.events.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // The reader of the socket may be behind the end of the process.
+        let refused = status.and_then(|status| status.code()) == Some(EXIT_REFUSED.into());
+        if status.is_some() && !refused && self.control.is_some() {
+            within(ANSWER, || matches!(heard().last(), Some(Event::Ended { .. })).then_some(()));
+        }
         Ended {
             case: self.case.clone(),
             serial,
             console: self.console.finish(),
             status,
             stderr,
-            events: events.unwrap_or_default(),
+            events: heard(),
             first_byte: first.map(|first| first.saturating_duration_since(self.began)),
         }
     }

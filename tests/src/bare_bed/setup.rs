@@ -75,6 +75,8 @@ pub struct Setup {
     pub console: bool,
     /// The processors wait for a request to start.
     pub start_paused: bool,
+    /// Of the VMM's process, if it is to be another than the test's.
+    pub user: Option<u32>,
 }
 
 impl Setup {
@@ -95,6 +97,7 @@ impl Setup {
             balloon: None,
             console: false,
             start_paused: false,
+            user: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The balloon: the host's memory really comes back.
 
 use husk_tests::bare_bed::{Guest, Setup};
-use husk_vmm::control::Request;
+use husk_vmm::control::{ClientError, Request};
 
 use super::{DEADLINE, kvm_or_skip, pass, start};
 
@@ -48,4 +48,16 @@ fn reported_pages_are_the_hosts_until_the_guest_writes() {
 #[test]
 fn pages_that_are_none_are_survived() {
     pass(&setup("balloon-malformed"));
+}
+
+#[test]
+fn target_beyond_the_guests_memory_is_refused() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&setup("hello linger=1"), kvm);
+    guest.expect("PASSED", DEADLINE);
+    for mib in [128, 4096, u32::MAX] {
+        let answer = guest.control().command(Request::BalloonTarget { mib }, DEADLINE);
+        assert!(matches!(answer, Err(ClientError::Refused { .. })), "{mib}: {answer:?}");
+    }
+    guest.command(Request::Stop);
 }

@@ -106,6 +106,19 @@ fn nothing_is_written_to_memory_after_a_reset_with_requests_in_flight() {
     }
 }
 
+/// Requests that wait for their limit are in flight for as long as a test likes.
+#[test]
+fn requests_that_wait_for_their_limit_are_forgotten_by_a_reset() {
+    for engine in ENGINES {
+        let folder = folder();
+        let mut setup = disk("blk-reset-in-flight rounds=3 settle-ms=250", &folder);
+        setup.disks[0].engine = engine;
+        let bytes = Limit { size: 256 << 10, one_time_burst: 0, refill_ms: 100 };
+        setup.disks[0].limits = Limits { bytes: Some(bytes), operations: None };
+        pass(&setup);
+    }
+}
+
 #[test]
 fn limited_disk_still_serves_everything() {
     let folder = folder();
@@ -149,6 +162,24 @@ fn limits_of_a_running_disk_can_change() {
     assert!(guest.counter("block", "throttled") > 0);
     guest.command(request(Limits::default()));
     reads(stopped + 20);
+    guest.command(Request::Stop);
+    assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
+}
+
+#[test]
+fn disk_rests_while_the_machine_is_paused() {
+    let kvm = kvm_or_skip!();
+    let folder = folder();
+    let guest = start(&disk("speed-blk-read mib=2000 linger=1", &folder), kvm);
+    let reads = || guest.counter("block", "reads");
+    husk_tests::wait::eventually(DEADLINE, "the disk is read", || (reads() > 0).then_some(()));
+    guest.command(Request::Pause);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let paused = reads();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(reads(), paused, "it reads on");
+    guest.command(Request::Resume);
+    husk_tests::wait::eventually(DEADLINE, "it goes on", || (reads() > paused).then_some(()));
     guest.command(Request::Stop);
     assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
 }

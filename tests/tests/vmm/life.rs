@@ -28,6 +28,83 @@ fn vmm_dies_with_the_thread_that_started_it() {
 }
 
 #[test]
+fn vmm_ends_when_its_monitor_lets_go() {
+    for case in ["halt", "hang"] {
+        let kvm = kvm_or_skip!();
+        let mut guest = start(&bare(case), kvm);
+        guest.expect("ing\n", DEADLINE);
+        guest.desert();
+        let ended = guest.finish(Duration::from_secs(20));
+        let status = ended.status.expect("the VMM ends by itself");
+        assert_eq!(status.code(), Some(husk_vmm::process::EXIT_DESERTED.into()), "{ended}");
+    }
+}
+
+/// A field of each thread's status, proc_pid_status(5).
+fn of_each_thread(pid: u32, field: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let value = |task: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        line.expect("the kernel tells").trim().to_owned()
+    };
+    tasks.map(|task| value(task.unwrap())).collect()
+}
+
+#[test]
+fn every_thread_of_a_running_machine_is_filtered_and_has_no_capability() {
+    let kvm = kvm_or_skip!();
+    let folder = super::folder();
+    let mut setup = Setup { vcpus: 2, vsock: true, ..Setup::new("blk-identity linger=1") };
+    setup = setup.disk(&folder, 1);
+    setup.disks[0].engine = husk_vmm::virtio::blk::EngineKind::Threads;
+    let guest = start(&setup, kvm);
+    guest.expect("PASSED", DEADLINE);
+    let pid = guest.pid();
+    for (field, wanted) in [
+        ("Seccomp", "2"),
+        ("NoNewPrivs", "1"),
+        ("CapEff", "0000000000000000"),
+        ("CapPrm", "0000000000000000"),
+    ] {
+        let values = of_each_thread(pid, field);
+        assert!(values.len() >= 4, "the main thread, two processors, a worker: {values:?}");
+        assert!(values.iter().all(|value| value == wanted), "{field}: {values:?}");
+    }
+    for namespace in ["net", "mnt"] {
+        let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{namespace}")).unwrap();
+        let (own, other) = (of("self"), of(&pid.to_string()));
+        if nix::unistd::Uid::effective().is_root() {
+            assert_ne!(own, other, "{namespace} namespace");
+        }
+    }
+    guest.command(husk_vmm::control::Request::Stop);
+    assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
+}
+
+#[test]
+fn machine_runs_for_a_user_without_any_privilege() {
+    if !nix::unistd::Uid::effective().is_root() {
+        // Then every other test is this one.
+        eprintln!("SKIPPED: only root becomes another user");
+        return;
+    }
+    let kvm = kvm_or_skip!();
+    let folder = super::folder();
+    let nobody = Some(65534);
+    let setup = Setup { user: nobody, vsock: true, ..Setup::new("blk-write-read linger=1") };
+    let guest = start(&setup.disk(&folder, 4), kvm);
+    guest.expect("PASSED", DEADLINE);
+    for (field, wanted) in [("Seccomp", "2"), ("NoNewPrivs", "1"), ("CapEff", "0000000000000000")] {
+        let values = of_each_thread(guest.pid(), field);
+        assert!(values.iter().all(|value| value == wanted), "{field}: {values:?}");
+    }
+    assert!(guest.statistics().memory.is_some(), "its own memory can be measured");
+    guest.command(husk_vmm::control::Request::Stop);
+    assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
+}
+
+#[test]
 fn many_machines_run_beside_each_other() {
     let mut guests: Vec<Guest> = Vec::new();
     for number in 0..8 {

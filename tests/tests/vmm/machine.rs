@@ -76,7 +76,7 @@ fn hypervisor_is_kvm_with_its_clock() {
 
 #[test]
 fn other_processors_start_as_those_of_a_pc_do() {
-    for vcpus in [2, 4] {
+    for vcpus in [2, 32] {
         let case = format!("processors cpus={vcpus}");
         pass(&Setup { vcpus, ..bare(&case) });
     }

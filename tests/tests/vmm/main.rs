@@ -9,6 +9,7 @@ mod balloon;
 mod blk;
 mod console;
 mod hostile;
+mod jail;
 mod life;
 mod machine;
 mod mem;

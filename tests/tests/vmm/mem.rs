@@ -2,7 +2,7 @@
 
 use husk_tests::bare_bed::{Guest, Setup};
 use husk_tests::wait::within;
-use husk_vmm::control::Request;
+use husk_vmm::control::{ClientError, Request};
 
 use super::{DEADLINE, kvm_or_skip, pass, start};
 
@@ -119,4 +119,16 @@ fn machine_that_is_paused_grows_and_shrinks() {
     guest.expect("plugged", DEADLINE);
     grant(&guest, 0);
     guest.finish(DEADLINE).expect_passed();
+}
+
+#[test]
+fn target_beyond_the_region_or_of_half_a_block_is_refused() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&setup("hello linger=1"), kvm);
+    guest.expect("PASSED", DEADLINE);
+    for mib in [257, 512, 1, u32::MAX] {
+        let answer = guest.control().command(Request::MemTarget { mib }, DEADLINE);
+        assert!(matches!(answer, Err(ClientError::Refused { .. })), "{mib}: {answer:?}");
+    }
+    guest.command(Request::Stop);
 }

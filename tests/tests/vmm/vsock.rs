@@ -104,3 +104,17 @@ fn connections_end_with_a_reset_and_others_begin() {
 fn guest_without_receive_buffers_is_answered_later() {
     serve("vsock-no-receive-buffers", echo);
 }
+
+#[test]
+fn host_connects_to_the_guest() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&Setup { start_paused: false, ..setup("vsock-accept") }, kvm);
+    guest.expect("listening", DEADLINE);
+    let mut stream = guest.vsock().connect(1024).unwrap();
+    stream.write_all(b"there and back").unwrap();
+    let mut back = [0; 14];
+    stream.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"there and back");
+    drop(stream);
+    finish(guest);
+}

@@ -1,3 +1,5 @@
+//! Tests of the configuration: each bad input by itself.
+
 use serde_json::json;
 
 use super::*;

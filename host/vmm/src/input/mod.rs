@@ -4,8 +4,9 @@
 //!
 //! - [`guest`]: rings and memory, for any device core;
 //! - [`block`]: a disk without a file;
-//! - [`devices`]: entropy, console and network;
+//! - [`devices`]: entropy and console;
 //! - [`memory`]: the balloon, virtio-mem, and kernels' files;
+//! - [`net`]: what may leave the network device;
 //! - [`registers`]: the transport;
 //! - [`vsock`]: packets, without rings.
 //!
@@ -17,6 +18,7 @@ pub mod block;
 pub mod devices;
 pub mod guest;
 pub mod memory;
+pub mod net;
 pub mod registers;
 pub mod script;
 pub mod vsock;
@@ -30,8 +32,9 @@ use crate::Memory;
 use crate::virtio::queue::{self, Limits, Outcome, QueueError, Request, Served};
 
 pub use self::block::block;
-pub use self::devices::{console, net, rng};
+pub use self::devices::{console, rng};
 pub use self::memory::{balloon, kernel, mem};
+pub use self::net::net;
 pub use self::registers::registers;
 pub use self::vsock::{packets as vsock_packets, queues as vsock_queues};
 

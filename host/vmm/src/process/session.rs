@@ -25,6 +25,9 @@ use crate::machine::{Exit, Running};
 use crate::memory::Ram;
 use crate::virtio::vsock::Progress;
 
+/// Turns of the devices after the guest's end: more than full queues need.
+const LAST_TURNS: usize = 64;
+
 const TOKEN_CONTROL: u64 = 0;
 const TOKEN_EXIT: u64 = 1;
 const TOKEN_DEVICES: u64 = 2;
@@ -101,6 +104,9 @@ impl Session {
             Err(error) => End::Deserted(error),
         };
         self.running.stop();
+        if matches!(end, End::Machine(_)) {
+            self.serve_last()?;
+        }
         let ended = Event::Ended { status: end.status(), how: end.to_string() };
         // A monitor that is gone hears nothing.
         let _ = self.control.tell(ended);
@@ -108,10 +114,20 @@ impl Session {
         Ok(end)
     }
 
+    /// What the guest sent just before its end is to arrive. It adds nothing any more.
+    fn serve_last(&mut self) -> Result<(), ProcessError> {
+        for _ in 0..LAST_TURNS {
+            if self.events.dispatch().map_err(system("serve the devices"))? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn begin(&mut self, start_paused: bool) -> Result<(), ControlError> {
         self.control.tell(Event::Built)?;
         if !start_paused {
-            self.start();
+            self.go();
         }
         Ok(())
     }
@@ -206,7 +222,8 @@ impl Session {
 
     fn answer(&mut self, request: &Request) -> Reply {
         match (request, self.state) {
-            (Request::Start, State::Waiting) | (Request::Resume, State::Paused) => self.start(),
+            (Request::Start, State::Waiting) => self.go(),
+            (Request::Resume, State::Paused) => return self.resume(),
             (Request::Pause, State::Running) => return self.pause(),
             (Request::Pause, State::Paused) | (Request::Resume, State::Running) => {}
             (Request::Statistics, _) => return self.statistics(),
@@ -233,14 +250,20 @@ impl Session {
         Reply::Done
     }
 
-    fn start(&mut self) {
-        if self.state == State::Paused && self.watch_devices(true).is_err() {
-            // The descriptors are there, and were watched before.
-            return;
-        }
+    fn go(&mut self) {
         self.began.get_or_insert_with(Instant::now);
         self.state = State::Running;
         self.running.resume();
+    }
+
+    fn resume(&mut self) -> Reply {
+        match self.watch_devices(true) {
+            Ok(()) => {
+                self.go();
+                Reply::Done
+            }
+            Err(error) => refused(&format!("wake the devices: {error}")),
+        }
     }
 
     fn pause(&mut self) -> Reply {

@@ -113,7 +113,11 @@ impl Relay {
             if !self.hear()? {
                 return Ok(());
             }
-            self.tell()?;
+            match self.tell() {
+                // It went after it was heard.
+                Err(RelayError::Channel(ChannelError::Send(Errno::EPIPE))) => return Ok(()),
+                told => told?,
+            }
         }
     }
 

@@ -1,3 +1,5 @@
+//! Tests of the vsock device between a driver of the tests and a relay.
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Tests of the relay with a device of the tests, which may lie.
+
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 

@@ -4,6 +4,7 @@ use super::Cases;
 use crate::guest::memory::{self, PAGE};
 use crate::guest::serial::say;
 use crate::guest::virtio::{Buffer, Device, Queue, feature, kind};
+use crate::guest::{boot, clock};
 
 pub const CASES: Cases = &[
     ("blk-identity", identity),
@@ -271,11 +272,13 @@ fn malformed() {
     assert_ne!(status, OK, "a write from a buffer to write");
 }
 
-/// A reset in the middle: nothing of the requests is done after it, and the device starts again.
+/// A reset in the middle: nothing of the requests is done after it, `settle-ms=N` later, and the device
+/// starts again. `rounds=N` times.
 fn reset_in_flight() {
+    let settle_ms = boot::number("settle-ms").unwrap_or(0);
     let mut disk = Disk::start(0, 16);
     let buffer = memory::take(1 << 20);
-    for round in 0..20 {
+    for round in 0..boot::number("rounds").unwrap_or(20) {
         let header = memory::take(PAGE);
         for nth in 0..4_u64 {
             memory::write32(header + nth * 32, IN);
@@ -291,10 +294,13 @@ fn reset_in_flight() {
         disk.device.reset();
         memory::fill(buffer, 0x5a, 1 << 20);
         memory::fill(header + 2048, 0x5a, 4);
+        clock::pause_ms(settle_ms);
         let again = Disk::start(0, if round % 2 == 0 { 32 } else { 16 });
         for at in (0..1 << 20).step_by(4096) {
             assert_eq!(memory::read8(buffer + at), 0x5a, "the device wrote after its reset");
         }
+        let statuses = memory::bytes(header + 2048, 4);
+        assert_eq!(statuses, &[0x5a; 4], "the device answered after its reset");
         disk = again;
         let one = memory::take(PAGE);
         disk.must(IN, 0, &[Buffer::fill(one, 512)]);

@@ -113,9 +113,11 @@ fn vsock_receive() {
             got += u64::from(packet.len);
         }
         assert!(memory::read8(packet.at + HEADER) != 0xfe, "a byte that was not sent");
-        socket.done(packet);
+        socket.give_back(packet);
+        // Before half of the buffers, and of the credit, is used.
         if got - told >= 64 << 10 {
             told = got;
+            socket.tell_of_buffers();
             socket.packet(CREDIT_UPDATE, 0, 0);
         }
     }

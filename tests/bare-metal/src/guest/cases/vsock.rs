@@ -16,6 +16,7 @@ pub const CASES: Cases = &[
     ("vsock-overrun", overrun),
     ("vsock-malformed", malformed),
     ("vsock-flood", flood),
+    ("vsock-accept", accept),
     ("vsock-reset", reset),
     ("vsock-no-receive-buffers", no_receive_buffers),
 ];
@@ -151,7 +152,17 @@ impl Socket {
 
     /// A packet's buffer may be filled again.
     pub fn done(&mut self, packet: Packet) {
+        self.give_back(packet);
+        self.tell_of_buffers();
+    }
+
+    /// Adds a packet's buffer, of which the device does not hear yet.
+    pub fn give_back(&mut self, packet: Packet) {
         self.receive.add(&[Buffer::fill(packet.at, 4096)]);
+    }
+
+    /// See [`Self::give_back`].
+    pub fn tell_of_buffers(&mut self) {
         self.receive.kick();
     }
 
@@ -386,6 +397,34 @@ fn count(packet: Packet, opened: &mut u32, refused: &mut u32) {
         RESPONSE => *opened += 1,
         RST => *refused += 1,
         _ => {}
+    }
+}
+
+/// The host connects to us, and sends what it gets back.
+fn accept() {
+    let mut socket = Socket::start(0);
+    say!("listening");
+    let request = socket.next(30_000).expect("the host connects");
+    assert_eq!(request.operation, REQUEST);
+    assert_eq!(memory::read32(request.at + 20), OUR_PORT, "to another port");
+    socket.port = memory::read32(request.at + 16);
+    socket.peer_buffer = memory::read32(request.at + 36);
+    socket.done(request);
+    socket.packet(RESPONSE, 0, 0);
+    let data = socket.expect(RW);
+    memory::copy(socket.out + PAGE, data.at + HEADER, data.len.into());
+    socket.sent += data.len;
+    socket.packet(RW, 0, data.len);
+    socket.done(data);
+    // The host's end is closed: that there is no more, or that there is nobody.
+    loop {
+        let packet = socket.next(30_000).expect("the host ends");
+        socket.done(packet);
+        match packet.operation {
+            RST => return,
+            SHUTDOWN => return socket.packet(RST, 0, 0),
+            operation => assert_eq!(operation, CREDIT_UPDATE),
+        }
     }
 }
 

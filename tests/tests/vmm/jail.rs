@@ -1,0 +1,63 @@
+//! The VMM's process from outside, while its guest runs: that it is in its jail, every thread of it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use husk_tests::bare_bed::Setup;
+
+use super::{DEADLINE, kvm_or_skip, start};
+
+/// A field of proc_pid_status(5).
+fn field(status: &str, name: &str) -> String {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
+}
+
+fn threads(process: &str) -> Vec<PathBuf> {
+    let tasks = fs::read_dir(format!("{process}/task")).unwrap();
+    tasks.map(|task| task.unwrap().path().join("status")).collect()
+}
+
+#[test]
+fn every_thread_of_a_running_vmm_is_in_the_jail() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&Setup { vcpus: 3, ..Setup::new("halt") }, kvm);
+    guest.expect("halting", DEADLINE);
+    let process = format!("/proc/{}", guest.pid());
+    let threads = threads(&process);
+    // The first thread, and one for each processor.
+    assert!(threads.len() >= 4, "{threads:?}");
+    for thread in threads {
+        let status = fs::read_to_string(thread).unwrap();
+        // SECCOMP_MODE_FILTER
+        assert_eq!(field(&status, "Seccomp"), "2", "{status}");
+        assert_eq!(field(&status, "Seccomp_filters"), "1", "{status}");
+        assert_eq!(field(&status, "NoNewPrivs"), "1", "{status}");
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(field(&status, set), "0000000000000000", "{status}");
+        }
+        let users = field(&status, "Uid");
+        assert!(users.split_whitespace().all(|user| user != "0"), "{status}");
+    }
+}
+
+#[test]
+fn running_vmm_has_an_empty_root_and_namespaces_of_its_own() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&Setup::new("halt"), kvm);
+    guest.expect("halting", DEADLINE);
+    let process = format!("/proc/{}", guest.pid());
+    let own = |name: &str| fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+    for name in ["mnt", "net", "ipc", "uts", "cgroup"] {
+        match fs::read_link(format!("{process}/ns/{name}")) {
+            Ok(namespace) => assert_ne!(namespace, own(name)),
+            // Its folder belongs to root.
+            Err(error) => {
+                eprintln!("SKIPPED: look into the VMM's namespaces: {error}");
+                return;
+            }
+        }
+    }
+    assert_eq!(fs::read_dir(format!("{process}/root")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(format!("{process}/cwd")).unwrap().count(), 0);
+}
