@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::descriptors::Descriptors;
 use crate::Memory;
@@ -167,6 +167,14 @@ impl Devices {
     /// Lets `change` change virtio-mem. `None` when there is no hot-plug memory.
     pub fn change_mem<T>(&self, change: impl FnOnce(&mut mem::Device) -> T) -> Option<T> {
         self.change(&Name::Only, change)
+    }
+
+    /// Of each disk with requests at work, what lives as long as these.
+    pub fn in_flight(&self) -> Vec<Weak<Memory>> {
+        let of_disk = |transport: &Arc<Transport>| {
+            transport.device().downcast_mut::<blk::Device>().and_then(blk::Device::in_flight)
+        };
+        self.transports.iter().filter_map(of_disk).collect()
     }
 
     /// Guest memory is another: processes that have it, too, are told.

@@ -16,7 +16,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::devices::Devices;
 use super::end::End;
-use super::hotplug::Resizer;
+use super::hotplug::{Resizer, Stragglers};
 use super::meter::Meter;
 use super::{ProcessError, system};
 use crate::control::{Call, ControlError, Event, Reply, Request, Server, Statistics};
@@ -49,6 +49,7 @@ pub struct Session {
     events: EventLoop,
     devices: Devices,
     ram: Ram,
+    stragglers: Stragglers,
     meter: Option<Meter>,
     /// What the monitor was told of the guest.
     told: Progress,
@@ -77,7 +78,7 @@ impl Session {
             Ok(epoll)
         };
         let epoll = watch().map_err(system("watch the machine"))?;
-        let session = Self {
+        let mut session = Self {
             epoll,
             state: State::Waiting,
             control,
@@ -85,6 +86,7 @@ impl Session {
             events,
             devices,
             ram,
+            stragglers: Stragglers::default(),
             meter,
             told: Progress::Nothing,
             awaits_room: false,
@@ -172,13 +174,13 @@ impl Session {
     }
 
     /// Hot-plug memory is there as far as it is needed.
-    fn resize_memory(&self) -> Result<(), ProcessError> {
-        Ok(self.resizer().map_or(Ok(()), |resizer| resizer.settle())?)
+    fn resize_memory(&mut self) -> Result<(), ProcessError> {
+        Ok(self.resizer().map_or(Ok(()), |mut resizer| resizer.settle())?)
     }
 
-    fn resizer(&self) -> Option<Resizer<'_>> {
-        let Self { running, devices, .. } = self;
-        self.ram.hotplug().map(|hotplug| Resizer { hotplug, running, devices })
+    fn resizer(&mut self) -> Option<Resizer<'_>> {
+        let Self { running, devices, stragglers, .. } = self;
+        self.ram.hotplug().map(|hotplug| Resizer { hotplug, running, devices, stragglers })
     }
 
     fn tell_progress(&mut self) -> Result<Option<End>, ProcessError> {
@@ -235,7 +237,7 @@ impl Session {
                 return changed("balloon", self.devices.set_balloon(*mib));
             }
             (Request::MemTarget { mib }, _) => {
-                let change = self.resizer().map(|resizer| resizer.set_target_mib(*mib));
+                let change = self.resizer().map(|mut resizer| resizer.set_target_mib(*mib));
                 return changed("hot-plug memory", change);
             }
             (Request::DiskLimits { serial, limits }, _) => {
