@@ -364,3 +364,32 @@ fn words<const BYTES: usize, const WORDS: usize>(bytes: [u8; BYTES]) -> [u32; WO
     let (chunks, _) = bytes.as_chunks::<4>();
     std::array::from_fn(|at| u32::from_le_bytes(chunks[at]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Ram, Size};
+
+    #[test]
+    fn memory_that_is_there_is_shared_and_neighbours_are_one() {
+        let ram = Ram::create_on_host(Size { mib: 64, hotplug_mib: 300 }, 364).unwrap();
+        let hotplug = ram.hotplug().unwrap();
+        let places = || -> Vec<(u64, u64, u64)> {
+            let parts = contiguous(ram.guest()).unwrap().into_iter();
+            parts.map(|part| (part.addr, part.len >> 20, part.file.start() >> 20)).collect()
+        };
+        let start = hotplug.region().guest_addr;
+        for (there_mib, more) in [(0, None), (128, Some(128)), (256, Some(256)), (300, Some(300))] {
+            hotplug.set_there_len(there_mib << 20);
+            let more = more.map(|mib| (start, mib, 64));
+            let expected: Vec<_> = [Some((0, 64, 0)), more].into_iter().flatten().collect();
+            assert_eq!(places(), expected);
+        }
+    }
+
+    #[test]
+    fn memory_without_a_file_cannot_be_shared() {
+        let ranges = [(vm_memory::GuestAddress(0), 4096)];
+        assert!(contiguous(&Memory::from_ranges(&ranges).unwrap()).is_none());
+    }
+}

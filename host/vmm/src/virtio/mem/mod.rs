@@ -33,7 +33,7 @@ const BLOCK_MIB: u32 = 2;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// What the guest should plug.
+    /// What the guest should plug, in MiB: a multiple of 2.
     pub mib: u32,
 }
 
