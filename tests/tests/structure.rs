@@ -36,6 +36,7 @@ const UNSAFE: &[&str] = &[
     "host/vmm/src/memory/",
     "host/vmm/src/probe/",
     "host/vmm/src/process/descriptors.rs",
+    "host/vmm/src/signal.rs",
     "host/vmm/src/vhost_user/",
     "host/vmm/src/virtio/blk/engine/",
     "host/vmm/src/virtio/blk/segments.rs",

@@ -29,6 +29,7 @@ pub mod memory;
 pub mod probe;
 pub mod process;
 pub mod rate_limit;
+mod signal;
 pub mod vhost_user;
 pub mod virtio;
 pub mod vsock;
