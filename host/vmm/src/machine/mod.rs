@@ -114,8 +114,9 @@ impl Machine {
         self.attach_registers(registers, transport.interrupt().as_fd(), transport.kicks())
     }
 
-    /// Puts registers into the next place: they answer there, the interrupt reaches the guest, and a write of the number of a queue to QueueNotify is an event on its kick, without
-    /// an exit to this process.
+    /// Puts registers into the next place: they answer there, the interrupt reaches the guest, and a
+    /// write of the number of a queue to QueueNotify is an event on its kick, without an exit to this
+    /// process.
     ///
     /// # Errors
     /// [`MachineError`]: there is no place left, or KVM refuses.

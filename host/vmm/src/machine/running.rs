@@ -18,9 +18,9 @@ use super::gate::Gate;
 use super::kick::{self, RunPage};
 use super::vcpu::{Surroundings, Vcpu};
 use super::{Machine, MachineError, cpuid, kvm, state};
-use crate::Memory;
 use crate::bus::Bus;
 use crate::legacy::Legacy;
+use crate::{Memory, signal};
 
 /// Stack of a processor's thread: devices are served on it.
 const STACK_BYTES: usize = 512 << 10;
@@ -167,7 +167,7 @@ pub(super) fn prepare(
     legacy: &Legacy,
     set_up: SetUp,
 ) -> Result<Running, MachineError> {
-    kick::install_signal().map_err(|source| MachineError::Kvm { call: "sigaction", source })?;
+    signal::install().map_err(|source| MachineError::Kvm { call: "sigaction", source })?;
     // The last one goes first should this fail: the VM before its memory.
     let Machine { memory, mmio, cpuid, vcpus, vm, .. } = machine;
     let fds: Vec<VcpuFd> = (0..vcpus)
@@ -248,7 +248,7 @@ impl Start {
     fn prepare(&mut self) -> Result<(), MachineError> {
         let index = self.index;
         let failed = |step| move |source| MachineError::Thread { step, index, source };
-        kick::unblock_signal().map_err(failed("unblock the signal"))?;
+        signal::unblock().map_err(failed("unblock the signal"))?;
         self.set_state()?;
         (self.set_up)().map_err(failed("set up the thread"))
     }

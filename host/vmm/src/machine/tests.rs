@@ -306,7 +306,7 @@ fn a_kick_before_the_guest_is_entered_is_not_lost() {
     let mut vcpu = machine.vm.create_vcpu(0).unwrap();
     state::set_first(&vcpu, enter).unwrap();
     let page = kick::RunPage::new(&vcpu).unwrap();
-    kick::install_signal().unwrap();
+    crate::signal::install().unwrap();
     let (enter, go) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         go.recv().unwrap();
