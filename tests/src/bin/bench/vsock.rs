@@ -175,7 +175,9 @@ struct Driver {
 
 /// VIRTQ_DESC_F_WRITE. virtio 1.2 §2.7.5.
 const WRITABLE: u16 = 2;
-const LARGEST: u32 = HEADER_LEN as u32 + MAX_PAYLOAD_LEN;
+const LARGEST: u32 = HEADER_BYTES + MAX_PAYLOAD_LEN;
+/// [`HEADER_LEN`], as descriptors have it.
+const HEADER_BYTES: u32 = 44;
 
 impl Driver {
     fn new(way: Way) -> Result<Self> {
@@ -292,7 +294,7 @@ impl Driver {
             fwd_cnt: self.got,
         };
         self.memory.write_slice(&header.to_bytes(), self.send.buffer(slot))?;
-        self.send.add(&self.memory, slot, HEADER_LEN as u32 + len, 0)
+        self.send.add(&self.memory, slot, HEADER_BYTES + len, 0)
     }
 
     /// A turn of the device. False when nothing came of it.
