@@ -210,6 +210,7 @@ fn container_whose_vmm_is_stopped_can_be_killed() {
     kill(Pid::from_raw(vmm.pid), Signal::SIGSTOP).unwrap();
     let output = bed.husk(&["rm", "-f", "box"]).output();
     assert!(output.took < Duration::from_secs(20), "{:?}", output.took);
-    run.wait();
+    let line = run.wait().refused(125);
+    assert!(line.contains("stopped before it ran"), "{line}");
     bed.assert_nothing_left();
 }
