@@ -6,12 +6,16 @@
 
 mod bare;
 
-use std::io::{ErrorKind, Read, Write};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use bare::{HANG, Parts, RESET, SOON, TRIPLE_FAULT, say};
 use husk_vmm::control::{ClientError, Event, Request};
 use husk_vmm::process::{EXIT_DESERTED, EXIT_GUEST, EXIT_REFUSED};
+use husk_vmm::rate_limit::Limits;
+use husk_vmm::virtio::blk;
 
 macro_rules! kvm_or_skip {
     () => {
@@ -164,6 +168,88 @@ fn machines_that_cannot_be_are_refused_in_one_line() {
         assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
         assert!(ended.stderr.contains(words), "{words}: {ended:?}");
     }
+}
+
+/// A disk of the machine.
+fn disk(parts: &mut Parts, serial: &str, file: File) {
+    let file = parts.inherit(file);
+    parts.config.devices.disks.push(blk::Config {
+        file,
+        serial: serial.to_owned(),
+        read_only: true,
+        disposable: false,
+        engine: blk::EngineKind::default(),
+        limits: Limits::default(),
+    });
+}
+
+fn file_of(len: u64) -> File {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(len).unwrap();
+    file
+}
+
+#[test]
+fn files_that_are_not_what_they_should_be_are_refused_in_one_line() {
+    type Change = fn(&mut Parts);
+    let changes: [(Change, &str); 10] = [
+        (|parts| parts.config.kvm = parts.inherit(File::open("/dev/null").unwrap()), "KVM"),
+        (|parts| parts.config.kernel = parts.inherit(File::open("/").unwrap()), "no regular file"),
+        (|parts| parts.config.initramfs = Some(parts.inherit(file_of(1 << 40))), "the initramfs"),
+        (
+            |parts| parts.config.initramfs = Some(parts.inherit(file_of(0))),
+            "the initramfs is empty",
+        ),
+        (|parts| disk(parts, "root", File::open("/").unwrap()), "no regular file"),
+        (|parts| disk(parts, "root", File::open("/dev/zero").unwrap()), "no regular file"),
+        (
+            |parts| disk(parts, "root", File::from(OwnedFd::from(io::pipe().unwrap().0))),
+            "no regular file",
+        ),
+        (|parts| disk(parts, "root", file_of(0)), "empty"),
+        (
+            |parts| {
+                disk(parts, "root", file_of(512));
+                disk(parts, "root", file_of(512));
+            },
+            "disk serial root appears twice",
+        ),
+        (
+            |parts| {
+                disk(parts, "root", file_of(512));
+                parts.config.devices.disks[0].file = parts.config.kernel;
+            },
+            "appears twice",
+        ),
+    ];
+    for (change, words) in changes {
+        let mut parts = Parts::new(kvm_or_skip!(), &HANG);
+        change(&mut parts);
+        let ended = parts.start().wait();
+        assert_eq!(ended.status.code(), Some(EXIT_REFUSED.into()), "{words}: {ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+        assert!(ended.stderr.contains(words), "{words}: {ended:?}");
+    }
+}
+
+#[test]
+fn vmm_that_dies_under_a_flood_of_requests_is_gone_for_who_asks() {
+    let mut process = Parts::new(kvm_or_skip!(), &HANG).start();
+    assert!(matches!(process.next_event(), Some(Event::Built { .. })));
+    let control = process.control.take().unwrap();
+    std::thread::scope(|scope| {
+        let asker = scope.spawn(|| {
+            loop {
+                match control.statistics(SOON) {
+                    Ok(_) => {}
+                    Err(error) => return error,
+                }
+            }
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        process.child.kill().unwrap();
+        assert!(matches!(asker.join().unwrap(), ClientError::Gone));
+    });
 }
 
 #[test]

@@ -56,6 +56,11 @@ fn kernel(code: &[u8]) -> Vec<u8> {
     elf(2, LOAD_ADDR + 120, code)
 }
 
+/// A kernel that never speaks.
+pub fn hanging_kernel() -> Vec<u8> {
+    kernel(&HANG)
+}
+
 /// A guest image of a test's own.
 fn guest(bed: &Bed, name: &str, kernel: &[u8]) -> PathBuf {
     let folder = bed.path(name);
