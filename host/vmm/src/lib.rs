@@ -1,13 +1,10 @@
 //! Virtual machine monitor: device cores, the transports that carry them, and KVM.
 //!
 //! ```text
-//! process -> {jail, control, machine, config} -> {boot, bus, virtio::mmio, legacy} -> memory -> layout
-//! event_loop -> virtio::mmio -> virtio::{queue, device}
-//! virtio::{blk, net, ...} -> virtio::{queue, device}
-//! vhost_user, virtio::vsock -> vsock
-//! control, vsock -> channel
-//! virtio::{blk, net} -> rate_limit
-//! probe -> KVM
+//! process -> {jail, control, config, event_loop, machine} -> {boot, legacy, virtio::mmio}
+//!         -> {virtio::blk, virtio::net, ...} -> vsock -> virtio::{device, interrupt, queue}
+//!         -> {memory, rate_limit, bus, channel, signal} -> layout
+//! vhost_user -> vsock          probe -> signal
 //! ```
 //!
 //! A device core is plain functions over guest memory and a queue, without threads; transports own
@@ -29,9 +26,9 @@ pub mod memory;
 pub mod probe;
 pub mod process;
 pub mod rate_limit;
+mod signal;
 pub mod vhost_user;
 pub mod virtio;
 pub mod vsock;
 
-/// Guest memory as every room sees it. A clone is another handle on the same mapping.
-pub type Memory = vm_memory::GuestMemoryMmap;
+pub use memory::Memory;

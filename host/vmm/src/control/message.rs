@@ -38,7 +38,8 @@ pub enum Request {
     },
     /// How much of its hot-plug memory the guest should use.
     MemTarget {
-        /// Plugged, of the region's size.
+        /// In MiB, a multiple of 2, of the region's size. This much is there for the guest, rounded up
+        /// to whole chunks, when the reply comes; what is less goes when the guest has unplugged it.
         mib: u32,
     },
     /// Other limits of a disk, from now on.

@@ -5,9 +5,9 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::mem::{MaybeUninit, offset_of};
+use std::mem::offset_of;
 use std::num::NonZeroUsize;
-use std::os::unix::thread::JoinHandleExt;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
@@ -16,9 +16,9 @@ use kvm_bindings::{
     kvm_run, kvm_run__bindgen_ty_1__bindgen_ty_4, kvm_run__bindgen_ty_1__bindgen_ty_13,
 };
 use kvm_ioctls::VcpuFd;
-use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::signal;
 
 /// What KVM says of the port access that it stopped at.
 type IoExit = kvm_run__bindgen_ty_1__bindgen_ty_4;
@@ -96,54 +96,8 @@ impl Drop for RunPage {
     }
 }
 
-extern "C" fn do_nothing(_signal: libc::c_int) {}
-
-/// Gives `SIGRTMIN` an action that does nothing, so that it interrupts KVM_RUN and harms nobody.
-pub(super) fn install_signal() -> io::Result<()> {
-    let handler: extern "C" fn(libc::c_int) = do_nothing;
-    let action = libc::sigaction {
-        sa_sigaction: handler as libc::sighandler_t,
-        sa_mask: no_signals(),
-        sa_flags: 0,
-        sa_restorer: None,
-    };
-    // SAFETY: `action` outlives the call, the old action is not asked for, and the handler touches
-    // nothing, so it may run at any point of any thread.
-    match unsafe { libc::sigaction(libc::SIGRTMIN(), &raw const action, std::ptr::null_mut()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Lets the signal reach this thread, whatever mask the process was started with.
-pub(super) fn unblock_signal() -> io::Result<()> {
-    let mut signals = no_signals();
-    // SAFETY: `signals` is a set that was made empty, and outlives the call.
-    if unsafe { libc::sigaddset(&raw mut signals, libc::SIGRTMIN()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: `signals` outlives the call, and the old mask is not asked for.
-    let result = unsafe {
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const signals, std::ptr::null_mut())
-    };
-    match result {
-        0 => Ok(()),
-        error => Err(Errno::from_raw(error).into()),
-    }
-}
-
-fn no_signals() -> libc::sigset_t {
-    let mut signals = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: the pointer is to a set that may be written.
-    unsafe { libc::sigemptyset(signals.as_mut_ptr()) };
-    // SAFETY: a set is numbers, and all of them were written.
-    unsafe { signals.assume_init() }
-}
-
 /// Makes a thread that runs the virtual CPU of `page` leave the guest, or not enter it.
 pub(super) fn kick<T>(page: &RunPage, thread: &JoinHandle<T>) {
     page.ask_to_exit();
-    // SAFETY: the thread was not joined, so its id is its own. It may have ended: then the signal
-    // goes nowhere.
-    unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGRTMIN()) };
+    signal::send(thread);
 }

@@ -191,7 +191,7 @@ impl Machine {
         Ok(Self { vcpu, _vm: vm, memory })
     }
 
-    /// Runs the VM until it ends, or until [`kick`].
+    /// Runs the VM until it ends, or until it is interrupted.
     pub fn run(mut self) -> Stop {
         let mut reached = Step::Start;
         for _ in 0..MAX_EXITS {
@@ -266,26 +266,4 @@ fn enter_long_mode(sregs: &mut kvm_sregs) {
     sregs.cr3 = PML4;
     sregs.cr4 = CR4;
     sregs.efer = EFER;
-}
-
-extern "C" fn do_nothing(_signal: libc::c_int) {}
-
-/// Gives `SIGRTMIN` an action that does nothing, so that it interrupts KVM_RUN and harms nobody.
-pub fn install_kick() -> io::Result<()> {
-    let handler: extern "C" fn(libc::c_int) = do_nothing;
-    // SAFETY: a sigaction of zeroes is a valid one: no flags, an empty mask.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = handler as libc::sighandler_t;
-    // SAFETY: `action` outlives the call, the old action is not asked for, and the handler touches
-    // nothing, so it may run at any point of any thread.
-    match unsafe { libc::sigaction(libc::SIGRTMIN(), &raw const action, std::ptr::null_mut()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Interrupts KVM_RUN in a thread that was not joined yet.
-pub fn kick(thread: libc::pthread_t) {
-    // SAFETY: the caller holds the join handle of the thread, so its id is not reused.
-    unsafe { libc::pthread_kill(thread, libc::SIGRTMIN()) };
 }

@@ -6,11 +6,12 @@
 
 pub(crate) mod machine;
 
-use std::os::unix::thread::JoinHandleExt;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use machine::Stop;
+
+use crate::signal;
 
 /// A probe takes milliseconds where the hardware runs it.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -52,7 +53,7 @@ pub fn probe() -> Verdict {
         Ok(machine) => machine,
         Err(refusal) => return Verdict::Unavailable { reason: refusal.to_string() },
     };
-    if let Err(error) = machine::install_kick() {
+    if let Err(error) = signal::install() {
         return Verdict::Unavailable { reason: format!("set the action of a signal: {error}") };
     }
     run(machine)
@@ -73,7 +74,7 @@ fn run(machine: machine::Machine) -> Verdict {
     let mut wait = DEADLINE;
     while done.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
         // Again and again: a signal that arrives before KVM_RUN stops nothing.
-        machine::kick(thread.as_pthread_t());
+        signal::send(&thread);
         wait = KICK_INTERVAL;
     }
     match thread.join() {
@@ -123,7 +124,7 @@ mod tests {
             eprintln!("SKIPPED: no KVM on this machine");
             return;
         };
-        machine::install_kick().unwrap();
+        signal::install().unwrap();
         let Verdict::Emulated { reason } = run(machine) else { panic!("an endless VM finished") };
         assert!(reason.contains("interrupted"), "{reason}");
     }

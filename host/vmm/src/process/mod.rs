@@ -14,6 +14,7 @@
 pub mod descriptors;
 mod devices;
 mod end;
+mod hotplug;
 pub mod input;
 pub mod meter;
 mod session;
@@ -42,6 +43,7 @@ use crate::memory::{MemoryError, Ram};
 use descriptors::{DescriptorError, Descriptors};
 use devices::{DeviceError, Devices};
 use end::End;
+use hotplug::ResizeError;
 use input::InputError;
 use meter::Meter;
 use session::Session;
@@ -84,6 +86,9 @@ enum ProcessError {
     /// One of the devices.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// Hot-plug memory.
+    #[error(transparent)]
+    Resize(#[from] ResizeError),
     /// The monitor.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -154,7 +159,8 @@ fn run() -> Result<End, ProcessError> {
     drop(keep);
     let mut session = build(&config, descriptors, meter)?;
     // From here on there are only the threads that there are.
-    filter::install(filter::Role::Main)?;
+    let hotplug = config.memory.hotplug_mib > 0;
+    filter::install(if hotplug { filter::Role::MainHotplug } else { filter::Role::Main })?;
     session.serve(&jail, config.start_paused)
 }
 

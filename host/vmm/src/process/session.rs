@@ -16,6 +16,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::devices::Devices;
 use super::end::End;
+use super::hotplug::{Resizer, Stragglers};
 use super::meter::Meter;
 use super::{ProcessError, system};
 use crate::control::{Call, ControlError, Event, Reply, Request, Server, Statistics};
@@ -48,7 +49,8 @@ pub struct Session {
     running: Running,
     events: EventLoop,
     devices: Devices,
-    _ram: Ram,
+    ram: Ram,
+    stragglers: Stragglers,
     meter: Option<Meter>,
     /// What the monitor was told of the guest.
     told: Progress,
@@ -77,19 +79,22 @@ impl Session {
             Ok(epoll)
         };
         let epoll = watch().map_err(system("watch the machine"))?;
-        Ok(Self {
+        let mut session = Self {
             epoll,
             state: State::Waiting,
             control,
             running,
             events,
             devices,
-            _ram: ram,
+            ram,
+            stragglers: Stragglers::default(),
             meter,
             told: Progress::Nothing,
             awaits_room: false,
             began: None,
-        })
+        };
+        session.resize_memory()?;
+        Ok(session)
     }
 
     /// Serves until the machine has ended, and takes it down. The monitor is told of `jail`.
@@ -164,10 +169,21 @@ impl Session {
             _ => {
                 if self.state != State::Paused {
                     self.events.dispatch().map_err(system("serve the devices"))?;
+                    self.resize_memory()?;
                 }
                 Ok(None)
             }
         }
+    }
+
+    /// Hot-plug memory is there as far as it is needed.
+    fn resize_memory(&mut self) -> Result<(), ProcessError> {
+        Ok(self.resizer().map_or(Ok(()), |mut resizer| resizer.settle())?)
+    }
+
+    fn resizer(&mut self) -> Option<Resizer<'_>> {
+        let Self { running, devices, stragglers, .. } = self;
+        self.ram.hotplug().map(|hotplug| Resizer { hotplug, running, devices, stragglers })
     }
 
     fn tell_progress(&mut self) -> Result<Option<End>, ProcessError> {
@@ -224,7 +240,8 @@ impl Session {
                 return changed("balloon", self.devices.set_balloon(*mib));
             }
             (Request::MemTarget { mib }, _) => {
-                return changed("hot-plug memory", self.devices.set_hotplug(*mib));
+                let change = self.resizer().map(|mut resizer| resizer.set_target_mib(*mib));
+                return changed("hot-plug memory", change);
             }
             (Request::DiskLimits { serial, limits }, _) => {
                 return changed("disk of this serial", self.devices.limit_disk(serial, limits));

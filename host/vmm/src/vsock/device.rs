@@ -1,13 +1,12 @@
 //! The two queues of the device, as plain functions over guest memory. No descriptor and no
 //! thread: any transport may call them, as may a test or a fuzzer.
 
-use virtio_queue::{DescriptorChain, Queue};
-use vm_memory::GuestMemoryMmap;
+use virtio_queue::Queue;
 
 use super::muxer::Muxer;
 use super::packet::{HEADER_LEN, Header, MAX_PAYLOAD_LEN};
-use crate::virtio::queue;
-use crate::virtio::{Outcome, QueueError, Served};
+use crate::Memory;
+use crate::virtio::queue::{self, Chain, Limits, Outcome, QueueError, Request, Served};
 
 /// Index of the queue of packets for the guest. virtio 1.2 §5.10.2.
 pub const RX_QUEUE: usize = 0;
@@ -15,6 +14,10 @@ pub const RX_QUEUE: usize = 0;
 pub const TX_QUEUE: usize = 1;
 /// Descriptors of one packet; a driver of Linux uses 2, or 1 and a page each with zero copy.
 const MAX_CHAIN_LEN: usize = 64;
+/// Of a packet of the guest; its length is checked against its header.
+const TX_LIMITS: Limits = Limits { descriptors: MAX_CHAIN_LEN, readable: u32::MAX, writable: 0 };
+/// Of a buffer for a packet.
+const RX_LIMITS: Limits = Limits { descriptors: MAX_CHAIN_LEN, readable: 0, writable: u32::MAX };
 
 /// Takes packets of the guest until there is none, the muxer can take none, or a full queue of
 /// them was taken.
@@ -23,7 +26,7 @@ const MAX_CHAIN_LEN: usize = 64;
 /// [`QueueError`]: the queue is broken.
 pub fn process_tx(
     muxer: &mut Muxer,
-    memory: &GuestMemoryMmap,
+    memory: &Memory,
     queue: &mut Queue,
 ) -> Result<Outcome, QueueError> {
     if !muxer.can_receive() {
@@ -33,7 +36,7 @@ pub fn process_tx(
         if !muxer.can_receive() {
             return Served::Left;
         }
-        receive_packet(muxer, memory, &chain);
+        receive_packet(muxer, memory, chain);
         Served::Used(0)
     })
 }
@@ -45,7 +48,7 @@ pub fn process_tx(
 /// [`QueueError`]: the queue is broken.
 pub fn process_rx(
     muxer: &mut Muxer,
-    memory: &GuestMemoryMmap,
+    memory: &Memory,
     queue: &mut Queue,
 ) -> Result<Outcome, QueueError> {
     if !muxer.has_output() {
@@ -55,26 +58,17 @@ pub fn process_rx(
         if !muxer.has_output() {
             return Served::Left;
         }
-        send_packet(muxer, memory, &chain).map_or(Served::Left, Served::Used)
+        send_packet(muxer, memory, chain).map_or(Served::Left, Served::Used)
     })
 }
 
-fn is_too_long(chain: &DescriptorChain<&GuestMemoryMmap>) -> bool {
-    chain.clone().take(MAX_CHAIN_LEN + 1).count() > MAX_CHAIN_LEN
-}
-
-fn receive_packet(
-    muxer: &mut Muxer,
-    memory: &GuestMemoryMmap,
-    chain: &DescriptorChain<&GuestMemoryMmap>,
-) {
-    if is_too_long(chain) {
-        tracing::debug!("vsock packet in too many pieces dropped");
-        return muxer.drop_malformed();
-    }
-    let Ok(mut reader) = chain.clone().reader(memory) else {
-        tracing::debug!("vsock packet outside of memory dropped");
-        return muxer.drop_malformed();
+fn receive_packet(muxer: &mut Muxer, memory: &Memory, chain: Chain<'_>) {
+    let mut reader = match Request::split(chain, memory, TX_LIMITS) {
+        Ok(request) => request.reader,
+        Err(error) => {
+            tracing::debug!(%error, "vsock packet dropped");
+            return muxer.drop_malformed();
+        }
     };
     let Ok(header) = Header::read_from(&mut reader) else {
         tracing::debug!("vsock packet without a whole header dropped");
@@ -87,15 +81,10 @@ fn receive_packet(
 }
 
 /// `Some(0)` gives an unusable buffer back.
-fn send_packet(
-    muxer: &mut Muxer,
-    memory: &GuestMemoryMmap,
-    chain: &DescriptorChain<&GuestMemoryMmap>,
-) -> Option<u32> {
-    if is_too_long(chain) {
+fn send_packet(muxer: &mut Muxer, memory: &Memory, chain: Chain<'_>) -> Option<u32> {
+    let Ok(Request { mut writer, .. }) = Request::split(chain, memory, RX_LIMITS) else {
         return Some(0);
-    }
-    let Ok(mut writer) = chain.clone().writer(memory) else { return Some(0) };
+    };
     // A buffer that takes no payload could never be used for data: none is taken at all.
     let room = writer.available_bytes().checked_sub(HEADER_LEN).filter(|&room| room > 0);
     let Some(room) = room else { return Some(0) };

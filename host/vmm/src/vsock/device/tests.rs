@@ -109,6 +109,25 @@ fn chain_that_loops_is_given_back_and_forgotten() {
 }
 
 #[test]
+fn packet_in_a_chain_that_is_cut_off_is_no_packet() {
+    let mut bench = connected();
+    let bytes = [&data(7, SERVICE, 5).to_bytes()[..], b"hello"].concat();
+    let len = u32::try_from(bytes.len()).unwrap();
+    for (index, next) in [(0, QUEUE_SIZE), (1, 2)] {
+        let address = bench.tx.buffer(index);
+        bench.memory.write_slice(&bytes, GuestAddress(address)).unwrap();
+        bench.tx.write_descriptor(&bench.memory, index, (address, len, NEXT, next));
+        // What the guest reads does not come after what it writes, nor does it belong here.
+        bench.tx.write_descriptor(&bench.memory, 2, (bench.tx.buffer(2), 4, WRITE, 0));
+        bench.tx.publish(&bench.memory, index);
+    }
+    let before = bench.muxer.traffic().malformed;
+    bench.process_tx().unwrap();
+    assert_eq!(bench.muxer.traffic().malformed, before + 2);
+    assert_eq!(host_reads(&mut bench), b"");
+}
+
+#[test]
 fn chain_of_too_many_pieces_is_given_back_and_forgotten() {
     const INDIRECT: u16 = 4;
     let mut bench = connected();
