@@ -23,7 +23,7 @@ use crate::memory::{Ram, Size};
 use crate::rate_limit::Limits;
 
 /// Starts of the device.
-const ROUNDS: usize = 300;
+const ROUNDS: usize = 150;
 /// Turns of a device that has nothing more to do; more is a device that is never done.
 const LAST_TURNS: usize = 100_000;
 /// Where rings lie: few places, so that they lie upon each other and upon buffers.
