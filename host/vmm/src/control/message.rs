@@ -95,7 +95,11 @@ pub enum Reply {
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Event {
     /// The machine is built. Its processors run, or wait for [`Request::Start`].
-    Built,
+    Built {
+        /// Layers of the VMM's jail by name, and how they stand, for people: `yes`, or `partly` or
+        /// `no` with the reason.
+        jail: BTreeMap<String, String>,
+    },
     /// The guest's driver of the vsock device is ready: its kernel runs.
     DriverReady,
     /// The guest sent a packet: its user space runs.

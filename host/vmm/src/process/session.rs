@@ -21,6 +21,7 @@ use super::meter::Meter;
 use super::{ProcessError, system};
 use crate::control::{Call, ControlError, Event, Reply, Request, Server, Statistics};
 use crate::event_loop::EventLoop;
+use crate::jail;
 use crate::machine::{Exit, Running};
 use crate::memory::Ram;
 use crate::virtio::vsock::Progress;
@@ -96,12 +97,12 @@ impl Session {
         Ok(session)
     }
 
-    /// Serves until the machine has ended, and takes it down.
+    /// Serves until the machine has ended, and takes it down. The monitor is told of `jail`.
     ///
     /// # Errors
     /// [`ProcessError`]: of epoll(7), which fails on no healthy host.
-    pub fn serve(&mut self, start_paused: bool) -> Result<End, ProcessError> {
-        let end = match self.begin(start_paused) {
+    pub fn serve(&mut self, jail: &jail::Report, start_paused: bool) -> Result<End, ProcessError> {
+        let end = match self.begin(jail, start_paused) {
             Ok(()) => self.turns()?,
             Err(error) => End::Deserted(error),
         };
@@ -126,8 +127,10 @@ impl Session {
         Ok(())
     }
 
-    fn begin(&mut self, start_paused: bool) -> Result<(), ControlError> {
-        self.control.tell(Event::Built)?;
+    fn begin(&mut self, jail: &jail::Report, start_paused: bool) -> Result<(), ControlError> {
+        let told = |(name, layer): (&str, &jail::Layer)| (name.to_owned(), layer.to_string());
+        let jail = jail.layers().map(told).into_iter().collect();
+        self.control.tell(Event::Built { jail })?;
         if !start_paused {
             self.go();
         }
