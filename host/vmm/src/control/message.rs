@@ -122,6 +122,8 @@ pub struct Statistics {
     pub memory: Option<MemoryUse>,
     /// What the guest wrote to its serial port and nobody had room for.
     pub console_lost_bytes: u64,
+    /// How the layers of the jail hold, by their names, for people: "yes", or what this host lacks.
+    pub jail: BTreeMap<String, String>,
 }
 
 /// Numbers of one device.
@@ -130,7 +132,7 @@ pub struct Statistics {
 pub struct DeviceStatistics {
     /// Its kind.
     pub kind: String,
-    /// Serial of a disk, address of a network interface, else empty.
+    /// Serial of a disk, address of a network interface, tag of a file system, else empty.
     pub name: String,
     /// Its own counters.
     pub counters: BTreeMap<String, u64>,

@@ -35,7 +35,7 @@ use crate::channel::Channel;
 use crate::config::{Config, ConfigError};
 use crate::control::{ControlError, Server};
 use crate::event_loop::EventLoop;
-use crate::jail::{self, JailError, filter};
+use crate::jail::{self, JailError, Report, filter};
 use crate::legacy::Legacy;
 use crate::machine::{Machine, MachineError, Running};
 use crate::memory::{MemoryError, Ram};
@@ -150,9 +150,9 @@ fn run() -> Result<End, ProcessError> {
     allow_open_files().map_err(system("raise RLIMIT_NOFILE"))?;
     let files = meter.iter().map(|meter| meter.file().as_fd());
     let keep: Vec<BorrowedFd<'_>> = descriptors.all().chain(files).collect();
-    jail::enter(&keep)?;
+    let report = jail::enter(&keep)?;
     drop(keep);
-    let mut session = build(&config, descriptors, meter)?;
+    let mut session = build(&config, descriptors, meter, report)?;
     // From here on there are only the threads that there are.
     filter::install(filter::Role::Main)?;
     session.serve(config.start_paused)
@@ -170,6 +170,7 @@ fn build(
     config: &Config,
     mut descriptors: Descriptors,
     meter: Option<Meter>,
+    report: Report,
 ) -> Result<Session, ProcessError> {
     let control = Server::new(Channel::new(descriptors.take(config.control)));
     let ram = Ram::create(config.memory.into())?;
@@ -184,7 +185,7 @@ fn build(
     }
     let running = prepare(machine, &entry, &legacy)?;
     let events = EventLoop::new(devices.transports()).map_err(system("watch the devices"))?;
-    Session::new(control, running, events, devices, meter, ram)
+    Session::new(control, running, events, devices, meter, report, ram)
 }
 
 fn prepare(

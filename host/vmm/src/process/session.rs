@@ -20,6 +20,7 @@ use super::meter::Meter;
 use super::{ProcessError, system};
 use crate::control::{Call, ControlError, Event, Reply, Request, Server, Statistics};
 use crate::event_loop::EventLoop;
+use crate::jail::Report;
 use crate::machine::{Exit, Running};
 use crate::memory::Ram;
 use crate::virtio::vsock::Progress;
@@ -49,6 +50,7 @@ pub struct Session {
     devices: Devices,
     _ram: Ram,
     meter: Option<Meter>,
+    jail: Report,
     /// What the monitor was told of the guest.
     told: Progress,
     /// The control socket is watched for room.
@@ -64,6 +66,7 @@ impl Session {
         events: EventLoop,
         devices: Devices,
         meter: Option<Meter>,
+        jail: Report,
         ram: Ram,
     ) -> Result<Self, ProcessError> {
         let watch = || -> nix::Result<Epoll> {
@@ -85,6 +88,7 @@ impl Session {
             devices,
             _ram: ram,
             meter,
+            jail,
             told: Progress::Nothing,
             awaits_room: false,
             began: None,
@@ -273,12 +277,14 @@ impl Session {
         exits.insert("unknown_ports".to_owned(), stats.unknown_ports);
         let began = self.began.map(|began| began.elapsed().as_millis());
         let uptime_ms = u64::try_from(began.unwrap_or_default()).unwrap_or(u64::MAX);
+        let layers = self.jail.layers();
         Reply::Statistics(Box::new(Statistics {
             uptime_ms,
             exits,
             devices: self.devices.statistics(),
             memory: self.meter.as_mut().and_then(|meter| meter.measure().ok()),
             console_lost_bytes: stats.console_lost_bytes,
+            jail: layers.map(|(name, layer)| (name.to_owned(), layer.to_string())).into(),
         }))
     }
 }
