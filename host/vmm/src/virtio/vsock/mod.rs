@@ -250,7 +250,7 @@ impl virtio::Device for Device {
 
     fn sources(&self) -> Vec<(BorrowedFd<'_>, EpollFlags)> {
         vec![
-            (self.remote.as_fd(), EpollFlags::EPOLLIN),
+            (self.remote.as_fd(), EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT),
             (self.epoll.0.as_fd(), EpollFlags::EPOLLIN),
         ]
     }
