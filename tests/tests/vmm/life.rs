@@ -99,7 +99,9 @@ fn machine_runs_for_a_user_without_any_privilege() {
         let values = of_each_thread(guest.pid(), field);
         assert!(values.iter().all(|value| value == wanted), "{field}: {values:?}");
     }
-    assert!(guest.statistics().memory.is_some(), "its own memory can be measured");
+    let statistics = guest.statistics();
+    assert!(statistics.memory.is_some(), "its own memory can be measured");
+    // What holds without privileges depends on the host; that it is told does not.
     guest.command(husk_vmm::control::Request::Stop);
     assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
 }

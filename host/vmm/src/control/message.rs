@@ -135,7 +135,7 @@ pub struct Statistics {
 pub struct DeviceStatistics {
     /// Its kind.
     pub kind: String,
-    /// Serial of a disk, address of a network interface, else empty.
+    /// Serial of a disk, address of a network interface, tag of a file system, else empty.
     pub name: String,
     /// Its own counters.
     pub counters: BTreeMap<String, u64>,

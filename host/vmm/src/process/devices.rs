@@ -40,6 +40,7 @@ fn of<E: Into<Box<dyn Error + Send + Sync>>>(
 enum Name {
     Disk(String),
     Net(Mac),
+    Share(String),
     /// There is one of the kind.
     Only,
 }
@@ -82,7 +83,7 @@ impl Devices {
         for share in &config.devices.shares {
             let failed = of(Kind::Fs, &share.tag);
             let device = fs::Device::new(share, descriptors.take(share.socket)).map_err(failed)?;
-            devices.add(Name::Only, device, ram)?;
+            devices.add(Name::Share(share.tag.clone()), device, ram)?;
         }
         Ok(devices)
     }
@@ -207,14 +208,17 @@ impl Devices {
         self.guest.get()
     }
 
-    /// What each of them counted.
+    /// What each of them counted. What the guest says of its memory is what it said when this was
+    /// asked before: it answers in its own time.
     pub fn statistics(&self) -> Vec<DeviceStatistics> {
+        // One that cannot be asked now still has to answer, or never will.
+        let _ = self.change(&Name::Only, balloon::Device::ask_for_statistics);
         let numbers = |(transport, name): (&Arc<Transport>, &Name)| {
             let counters = transport.counters().into_iter();
             DeviceStatistics {
                 kind: transport.device().kind().name().to_owned(),
                 name: match name {
-                    Name::Disk(serial) => serial.clone(),
+                    Name::Disk(name) | Name::Share(name) => name.clone(),
                     Name::Net(mac) => mac.to_string(),
                     Name::Only => String::new(),
                 },
