@@ -270,6 +270,9 @@ impl Session {
     }
 
     fn statistics(&mut self) -> Reply {
+        if self.state == State::Running {
+            self.devices.ask_guest();
+        }
         let stats = self.running.stats();
         let mut exits: std::collections::BTreeMap<String, u64> =
             stats.exits.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
