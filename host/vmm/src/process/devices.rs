@@ -190,8 +190,8 @@ impl Devices {
         self.guest.get()
     }
 
-    /// Asks the guest how its memory stands, which is among the statistics once it has answered. Writes
-    /// to guest memory.
+    /// Asks the guest how its memory stands, which is among the statistics once it has answered.
+    /// Writes to guest memory.
     pub fn ask_guest(&self) {
         // One that cannot be asked now still has to answer, or never will.
         let _ = self.change(&Name::Only, balloon::Device::ask_for_statistics);

@@ -107,6 +107,8 @@ impl Session {
         self.running.stop();
         if matches!(end, End::Machine(_)) {
             self.serve_last()?;
+            // How far it came in its last moments; the end is told anyway.
+            self.tell_progress()?;
         }
         let ended = Event::Ended { status: end.status(), how: end.to_string() };
         // A monitor that is gone hears nothing.
