@@ -97,7 +97,7 @@ agent: setup
 inits: setup
 	$(CARGO_GUEST) -p husk-guest-inits
 	@install -D -m 755 -t build/test-inits \
-	    $(addprefix $(CARGO_TARGET_DIR)/$(MUSL)/agent/,floor-init vsock-init hostile-init probe)
+	    $(addprefix $(CARGO_TARGET_DIR)/$(MUSL)/agent/,floor-init vsock-init hostile-init devices-init probe)
 	$(CARGO_BARE) -p husk-bare-metal
 	@install -D -m 755 -t build/test-inits $(CARGO_TARGET_DIR)/$(MUSL)/agent/bare-metal
 

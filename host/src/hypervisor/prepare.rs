@@ -5,11 +5,13 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use husk_vmm::boot::MAX_VCPUS;
 use husk_vmm::config::is_plain;
 use husk_vmm::memory::{self, Size};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::console::RotatingFile;
 use super::{Disk, MAX_SERIAL_LEN, VmConfig, VmError};
@@ -72,12 +74,19 @@ fn check(config: &VmConfig) -> Result<(), VmError> {
     Ok(())
 }
 
-/// A folder opens as well as a file does, and serves nobody.
+/// A folder opens as well as a file does, and serves nobody. The other end of a pipe is not waited
+/// for.
 fn open(what: &'static str, path: &Path, writable: bool) -> Result<File, VmError> {
     let open = || -> io::Result<File> {
-        let file = File::options().read(true).write(writable).open(path)?;
-        let is_file = file.metadata()?.is_file();
-        if is_file { Ok(file) } else { Err(io::Error::other("no regular file")) }
+        let mut options = File::options();
+        options.read(true).write(writable).custom_flags(OFlag::O_NONBLOCK.bits());
+        let file = options.open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("no regular file"));
+        }
+        // Requests for a file's blocks are to wait for them.
+        fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
+        Ok(file)
     };
     open().map_err(open_error(what, path))
 }
@@ -154,6 +163,23 @@ mod tests {
                 assert!(error.source().is_some());
             }
         }
+    }
+
+    #[test]
+    fn pipe_whose_other_end_nobody_opens_is_refused_at_once() {
+        let (folder, config) = bench();
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for read_only in [true, false] {
+            let disks = vec![Disk { read_only, ..disk("root", pipe.clone()) }];
+            let error = prepare(&VmConfig { disks, ..config.clone() }).unwrap_err();
+            assert_eq!(error.source().unwrap().to_string(), "no regular file");
+        }
+        // Who reads a disk is never told to come again later.
+        let disks = vec![disk("root", config.kernel.clone())];
+        let files = prepare(&VmConfig { disks, ..config }).unwrap();
+        let flags = fcntl(&files.disks[0].file, FcntlArg::F_GETFL).unwrap();
+        assert!(!OFlag::from_bits_truncate(flags).contains(OFlag::O_NONBLOCK));
     }
 
     #[test]

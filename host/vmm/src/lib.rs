@@ -31,5 +31,4 @@ pub mod vhost_user;
 pub mod virtio;
 pub mod vsock;
 
-/// Guest memory as every room sees it. A clone is another handle on the same mapping.
-pub type Memory = vm_memory::GuestMemoryMmap;
+pub use memory::Memory;

@@ -1,8 +1,9 @@
 //! A guest that runs, and how it ended.
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,8 @@ use husk_vmm::channel::Channel;
 use husk_vmm::control::{Client, Event, Request, Statistics};
 use husk_vmm::process::{COMMAND, EXIT_REFUSED};
 use husk_vmm::vsock::{VsockHandle, relay};
-
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 use tempfile::TempDir;
 
 use super::serial::Serial;
@@ -100,7 +102,7 @@ impl Guest {
     ///
     /// # Errors
     /// Of the host.
-    pub fn start(setup: &Setup, kvm: std::fs::File) -> io::Result<Self> {
+    pub fn start(setup: &Setup, kvm: File) -> io::Result<Self> {
         let files = setup.open(kvm)?;
         let (control, streams) = (Channel::pair()?, Channel::pair()?);
         let (serial, console) = (io::pipe()?, io::pipe()?);
@@ -218,6 +220,18 @@ impl Guest {
         }
     }
 
+    /// What the host has given of the guest's memory from `from_mib` of its file on, whoever of the
+    /// host's processes took it. memfd_create(2), lseek(2).
+    ///
+    /// # Panics
+    /// When the VMM's process cannot be looked at, which root can.
+    #[must_use]
+    pub fn host_kib(&self, from_mib: u32) -> u64 {
+        let kib =
+            guest_memory(self.pid()).and_then(|file| data_len(&file, from_mib)).map(|n| n >> 10);
+        kib.unwrap_or_else(|error| panic!("{}: the guest's memory: {error}", self.case))
+    }
+
     /// A number of a device, 0 if it has none of this name.
     #[must_use]
     pub fn counter(&self, kind: &str, name: &str) -> u64 {
@@ -258,6 +272,33 @@ impl Guest {
             first_byte: first.map(|first| first.saturating_duration_since(self.began)),
         }
     }
+}
+
+/// The file that a VMM has for its guest's memory.
+fn guest_memory(vmm: u32) -> io::Result<File> {
+    for descriptor in std::fs::read_dir(format!("/proc/{vmm}/fd"))? {
+        let path = descriptor?.path();
+        if std::fs::read_link(&path)?.as_os_str().as_bytes().starts_with(b"/memfd:guest-memory") {
+            return File::open(path);
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+/// Bytes of pages that are there.
+fn data_len(file: &File, from_mib: u32) -> io::Result<u64> {
+    let seek = |at: i64, whence| match lseek(file, at, whence) {
+        // There are no more pages.
+        Err(Errno::ENXIO) => Ok(None),
+        other => Ok::<_, io::Error>(Some(other?)),
+    };
+    let (mut at, mut len) = (i64::from(from_mib) << 20, 0);
+    while let Some(start) = seek(at, Whence::SeekData)? {
+        let Some(end) = seek(start, Whence::SeekHole)? else { break };
+        len += end - start;
+        at = end;
+    }
+    u64::try_from(len).map_err(io::Error::other)
 }
 
 impl Drop for Guest {

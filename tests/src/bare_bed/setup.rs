@@ -46,17 +46,32 @@ pub struct Disk {
     pub limits: Limits,
 }
 
+/// A kernel to boot in place of a bare-metal guest.
+#[derive(Debug, Clone)]
+pub struct Linux {
+    /// An ELF file.
+    pub kernel: PathBuf,
+    /// A cpio archive whose `/init` runs.
+    pub initramfs: PathBuf,
+    /// Its command line.
+    pub words: Vec<String>,
+}
+
 /// A machine. As little as possible unless said otherwise.
 #[derive(Debug)]
 pub struct Setup {
     /// The case and its words: `rng`, `ring-wraps chains=100`.
     pub case: String,
+    /// Another guest: the case is then but a name.
+    pub linux: Option<Linux>,
     /// By which entry it starts.
     pub protocol: Protocol,
     /// Memory.
     pub memory_mib: u32,
     /// What virtio-mem may add.
     pub hotplug_mib: u32,
+    /// What of it should be plugged at the start.
+    pub plugged_mib: u32,
     /// Processors that there are; one is online.
     pub vcpus: u32,
     /// Block devices.
@@ -83,9 +98,11 @@ impl Setup {
     pub fn new(case: &str) -> Self {
         Self {
             case: case.to_owned(),
+            linux: None,
             protocol: Protocol::Linux,
             memory_mib: 64,
             hotplug_mib: 0,
+            plugged_mib: 0,
             vcpus: 1,
             disks: Vec::new(),
             tap: None,
@@ -115,6 +132,9 @@ impl Setup {
 
     /// The guest's program, with both entries or with one.
     fn kernel(&self) -> io::Result<File> {
+        if let Some(linux) = &self.linux {
+            return File::open(&linux.kernel);
+        }
         let path = init_program("bare-metal");
         if self.protocol == Protocol::Linux {
             return File::open(path);
@@ -133,6 +153,7 @@ impl Setup {
         Ok(Files {
             kvm,
             kernel: self.kernel()?,
+            initramfs: self.linux.as_ref().map(|linux| File::open(&linux.initramfs)).transpose()?,
             disks: self.disks.iter().map(open).collect::<Result<_, _>>()?,
         })
     }
@@ -160,9 +181,12 @@ impl Setup {
             kvm: files.kvm.as_raw_fd(),
             control: number(wires.control),
             kernel: files.kernel.as_raw_fd(),
-            initramfs: None,
+            initramfs: files.initramfs.as_ref().map(AsRawFd::as_raw_fd),
             console: Some(number(wires.serial)),
-            command_line: format!("case={}", self.case).split(' ').map(String::from).collect(),
+            command_line: match &self.linux {
+                Some(linux) => linux.words.clone(),
+                None => format!("case={}", self.case).split(' ').map(String::from).collect(),
+            },
             vcpus: Vcpus { online: 1, max: self.vcpus },
             memory: Memory { mib: self.memory_mib, hotplug_mib: self.hotplug_mib },
             start_paused: self.start_paused,
@@ -176,7 +200,7 @@ impl Setup {
                 }),
                 rng: self.rng,
                 balloon: self.balloon.map(|mib| balloon::Config { mib, ..Default::default() }),
-                mem: mem::Config::default(),
+                mem: mem::Config { mib: self.plugged_mib },
                 shares: Vec::new(),
                 console: self.console.then(|| console::Config {
                     output: number(wires.console),
@@ -190,6 +214,7 @@ impl Setup {
     /// Every descriptor that the VMM gets.
     pub(super) fn keep<'a>(&'a self, files: &'a Files, wires: &Wires<'a>) -> Vec<BorrowedFd<'a>> {
         let mut keep = vec![files.kvm.as_fd(), files.kernel.as_fd(), wires.control, wires.serial];
+        keep.extend(files.initramfs.as_ref().map(AsFd::as_fd));
         keep.extend(files.disks.iter().map(File::as_fd));
         keep.extend(self.tap.iter().map(AsFd::as_fd));
         keep.extend(self.vsock.then_some(wires.streams));
@@ -202,6 +227,7 @@ impl Setup {
 pub(super) struct Files {
     kvm: File,
     kernel: File,
+    initramfs: Option<File>,
     disks: Vec<File>,
 }
 

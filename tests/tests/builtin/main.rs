@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped is a failed case")]
 
+mod devices;
 mod main_job;
 
 use std::fs;
@@ -22,6 +23,18 @@ use husk_tests::run::Run;
 /// An emulated kernel takes most of a minute to boot, and a second for each new process.
 const DEADLINE: Duration = Duration::from_secs(400);
 
+/// The kernel that comes up on the built-in VMM here, `None` for the product's own, or why there is
+/// none.
+fn kernel() -> Result<Option<PathBuf>, String> {
+    let kvm = survey::kvm();
+    match test_kernel() {
+        Some(_) if !kvm.found.contains("KVM") => Err(kvm.found),
+        Some(kernel) => Ok(Some(kernel)),
+        None if kvm.works => Ok(None),
+        None => Err(format!("{}, and HUSK_TEST_KERNEL names no kernel for it", kvm.found)),
+    }
+}
+
 /// An installation whose containers run on the built-in VMM.
 struct Builtin {
     bed: Bed,
@@ -31,15 +44,7 @@ struct Builtin {
 impl Builtin {
     /// Or why there is none on this machine.
     fn find() -> Result<Self, String> {
-        let kvm = survey::kvm();
-        let kernel = match test_kernel() {
-            Some(_) if !kvm.found.contains("KVM") => return Err(kvm.found),
-            Some(kernel) => Some(kernel),
-            None if !kvm.works => {
-                return Err(format!("{}, and HUSK_TEST_KERNEL names no kernel for it", kvm.found));
-            }
-            None => None,
-        };
+        let kernel = kernel()?;
         let bed = Bed::new();
         let guest = bed.path("guest");
         fs::create_dir(&guest).unwrap();

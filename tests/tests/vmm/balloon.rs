@@ -9,9 +9,13 @@ fn setup(case: &str) -> Setup {
     Setup { rng: false, balloon: Some(0), memory_mib: 128, ..Setup::new(case) }
 }
 
-/// Of the guest's memory, what the host has given.
+/// Of the guest's memory, what the host has given: by the memory's file, and by the VMM's own account,
+/// which must not say less.
 fn guest_kib(guest: &Guest) -> u64 {
-    guest.statistics().memory.expect("the kernel tells").guest_kib
+    let given = guest.host_kib(0);
+    let told = guest.statistics().memory.expect("the kernel tells").guest_kib;
+    assert!(told <= given + (1 << 10), "the VMM tells of {told} KiB, the host has given {given}");
+    given
 }
 
 #[test]

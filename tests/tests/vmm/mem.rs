@@ -1,25 +1,46 @@
-//! The memory device: a machine that grows and shrinks.
+//! The memory device: a machine that grows and shrinks, and no guest that takes more than it was granted.
 
-use husk_tests::bare_bed::Setup;
+use husk_tests::bare_bed::{Guest, Setup};
+use husk_tests::wait::within;
 use husk_vmm::control::{ClientError, Request};
 
 use super::{DEADLINE, kvm_or_skip, pass, start};
 
+/// Where the hot-plug region begins in the file of the guest's memory.
+const MEMORY_MIB: u32 = 64;
+/// The region's chunks.
+const CHUNK_MIB: u32 = 128;
+
 fn setup(case: &str) -> Setup {
-    Setup { rng: false, hotplug_mib: 256, ..Setup::new(case) }
+    let hotplug_mib = 2 * CHUNK_MIB;
+    Setup { rng: false, memory_mib: MEMORY_MIB, hotplug_mib, ..Setup::new(case) }
+}
+
+fn grant(guest: &Guest, mib: u32) {
+    guest.command(Request::MemTarget { mib });
+}
+
+/// Of the region, what the host has given.
+fn hotplug_kib(guest: &Guest) -> u64 {
+    guest.host_kib(MEMORY_MIB)
+}
+
+fn expect_kib(guest: &Guest, wanted: u64) {
+    let reached = within(DEADLINE, || (hotplug_kib(guest) == wanted).then_some(()));
+    assert!(reached.is_some(), "the host has given {} KiB, not {wanted}", hotplug_kib(guest));
 }
 
 #[test]
 fn memory_grows_and_shrinks_as_the_host_wants() {
     let kvm = kvm_or_skip!();
     let guest = start(&setup("mem-plug"), kvm);
-    guest.command(Request::MemTarget { mib: 128 });
+    grant(&guest, CHUNK_MIB);
     guest.expect("plugged", DEADLINE);
-    let grown = guest.statistics().memory.expect("the kernel tells").guest_kib;
-    guest.command(Request::MemTarget { mib: 0 });
+    assert_eq!(hotplug_kib(&guest), 4 * 64, "a page of each block");
+    grant(&guest, 0);
+    guest.expect("unplugged", DEADLINE);
     let ended = guest.finish(DEADLINE);
     ended.expect_passed();
-    assert!(grown > 0);
     assert_eq!(ended.values("plugged "), [(128 << 20).to_string()]);
 }
 
@@ -29,8 +50,75 @@ fn requests_that_the_host_did_not_ask_for_are_refused() {
 }
 
 #[test]
-fn memory_that_is_not_plugged_harms_nobody() {
-    pass(&setup("mem-unplugged-access"));
+fn hostile_guest_takes_no_more_than_the_chunks_that_the_host_granted() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&setup("mem-limit"), kvm);
+    guest.expect("nothing granted", DEADLINE);
+    assert_eq!(hotplug_kib(&guest), 0);
+    assert!(guest.statistics().exits["unknown_mmio"] >= 256, "each touch is counted");
+    grant(&guest, 2);
+    guest.expect("one chunk granted", DEADLINE);
+    assert_eq!(hotplug_kib(&guest), 4 * 64, "a page of each block of the chunk");
+    assert_eq!(guest.host_kib(MEMORY_MIB + CHUNK_MIB), 0);
+    grant(&guest, 2 * CHUNK_MIB);
+    guest.expect("all granted", DEADLINE);
+    assert_eq!(hotplug_kib(&guest), 4 * 128);
+    grant(&guest, 0);
+    guest.expect("last block kept", DEADLINE);
+    expect_kib(&guest, 4 * 127);
+    assert_eq!(guest.counter("mem", "usable_bytes"), u64::from(2 * CHUNK_MIB) << 20);
+    grant(&guest, 2);
+    guest.expect("second chunk taken", DEADLINE);
+    assert_eq!(
+        guest.host_kib(MEMORY_MIB + CHUNK_MIB),
+        0,
+        "what was touched and never plugged, too"
+    );
+    grant(&guest, 0);
+    guest.expect("all taken", DEADLINE);
+    assert_eq!(hotplug_kib(&guest), 0);
+    grant(&guest, CHUNK_MIB);
+    guest.finish(DEADLINE).expect_passed();
+}
+
+#[test]
+fn devices_use_granted_memory_and_no_other() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&Setup { rng: true, ..setup("mem-devices") }, kvm);
+    guest.expect("nothing granted", DEADLINE);
+    assert_eq!(hotplug_kib(&guest), 0);
+    assert_eq!(guest.counter("entropy", "malformed"), 2);
+    grant(&guest, CHUNK_MIB);
+    guest.expect("rings moved", DEADLINE);
+    grant(&guest, 0);
+    guest.expect("taken", DEADLINE);
+    assert_eq!(hotplug_kib(&guest), 0);
+    grant(&guest, 2);
+    guest.finish(DEADLINE).expect_passed();
+}
+
+#[test]
+fn memory_that_is_there_from_the_start_is_granted_before_the_guest_runs() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&Setup { plugged_mib: CHUNK_MIB, ..setup("mem-plug") }, kvm);
+    guest.expect("plugged", DEADLINE);
+    grant(&guest, 0);
+    guest.finish(DEADLINE).expect_passed();
+}
+
+#[test]
+fn machine_that_is_paused_grows_and_shrinks() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&setup("mem-plug"), kvm);
+    guest.command(Request::Pause);
+    for mib in [2 * CHUNK_MIB, 0, CHUNK_MIB] {
+        grant(&guest, mib);
+        assert_eq!(guest.counter("mem", "usable_bytes"), u64::from(mib) << 20);
+    }
+    guest.command(Request::Resume);
+    guest.expect("plugged", DEADLINE);
+    grant(&guest, 0);
+    guest.finish(DEADLINE).expect_passed();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! From a container's record to a VM whose agent has announced itself.
 
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,8 @@ use crate::engine::error::Error;
 use crate::engine::record::{HypervisorChoice, Resources};
 use crate::engine::settings::Settings;
 use crate::engine::store::Container;
-use crate::guest::{Agent, ConnectError, greet};
-use crate::hypervisor::{self, Disk, Vm, VmConfig};
+use crate::guest::{Agent, greet};
+use crate::hypervisor::{self, Disk, MACHINE_DEADLINE, Vm, VmConfig, VmError};
 use crate::sys::fd;
 
 /// Serial of the image's disk, as the agent finds it.
@@ -93,12 +94,14 @@ pub async fn boot(
     let guest = GuestImage::find(&settings)?;
     let deadline = guest_deadline(&settings)?;
     let (hypervisor, verdict) = hypervisor::choose(container.config.hypervisor.parse()?)?;
-    let mut vm = hypervisor.start(&vm_config(container, guest))?;
+    let mut vm = hypervisor.launch(&vm_config(container, guest))?;
+    machine(&mut *vm).await?;
     let started = Instant::now();
     let choice = HypervisorChoice {
         name: verdict.hypervisor.to_owned(),
         accelerator: verdict.accelerator.to_string(),
         reason: verdict.reason,
+        jail: vm.jail(),
     };
     chosen(choice, i32::try_from(vm.pid()).unwrap_or_default());
     let answer = tokio::select! {
@@ -141,31 +144,48 @@ pub async fn explain(error: SandboxError, vm: &mut dyn Vm) -> SandboxError {
     }
 }
 
+/// Waits until a VM's machine is built.
+async fn machine(vm: &mut dyn Vm) -> Result<(), VmError> {
+    if let Some(fd) = vm.machine_fd() {
+        // In vain: it is known below.
+        let _ = tokio::time::timeout(MACHINE_DEADLINE, readable(fd)).await;
+    }
+    vm.await_machine(Duration::ZERO)
+}
+
 /// The agent's connection and hello; `None` when it never came.
 async fn announced(
     vm: &dyn Vm,
     deadline: Duration,
 ) -> Result<Option<(UnixStream, Hello)>, SandboxError> {
-    let listener =
-        vm.vsock().listen(ANNOUNCE_PORT, 1).map_err(SandboxError::io("await the agent"))?;
-    let wait = move || -> Result<_, ConnectError> {
+    let vsock = vm.vsock().clone();
+    // To listen blocks for as long as a VMM does not answer.
+    let wait = move || -> Result<_, SandboxError> {
+        let listener =
+            vsock.listen(ANNOUNCE_PORT, 1).map_err(SandboxError::io("await the agent"))?;
         // An error here is the device going away with its VM, which then has more to say.
         let Ok(Some(socket)) = listener.accept(deadline) else { return Ok(None) };
         let hello = greet(&socket, HELLO_DEADLINE)?;
         Ok(Some((socket, hello)))
     };
-    Ok(tokio::task::spawn_blocking(wait).await.expect("waiting does not panic")?)
+    let waiting = tokio::task::spawn_blocking(wait);
+    // A VMM that does not answer ends the wait when it is ended itself.
+    match tokio::time::timeout(deadline + HELLO_DEADLINE, waiting).await {
+        Ok(answer) => answer.expect("waiting does not panic"),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Returns when a descriptor is readable that stays so.
+async fn readable(descriptor: BorrowedFd<'_>) -> std::io::Result<()> {
+    let watched = fd::watch(descriptor.try_clone_to_owned()?)?;
+    watched.readable().await?.retain_ready();
+    Ok(())
 }
 
 /// Returns when the VM's process has ended.
 pub async fn ended(vm: &dyn Vm) {
-    let wait = async || -> std::io::Result<()> {
-        let pidfd = fd::watch(vm.exit_fd().try_clone_to_owned()?)?;
-        // Once readable, a pidfd stays so.
-        pidfd.readable().await?.retain_ready();
-        Ok(())
-    };
-    if let Err(error) = wait().await {
+    if let Err(error) = readable(vm.exit_fd()).await {
         tracing::error!(%error, "the VM cannot be watched");
         std::future::pending::<()>().await;
     }

@@ -128,5 +128,5 @@ pub fn file(content: &[u8]) -> File {
 }
 
 pub fn ram(mib: u32, hotplug_mib: u32) -> Ram {
-    Ram::create_on_host(Size { mib, hotplug_mib }, u64::from(mib)).unwrap()
+    Ram::create_on_host(Size { mib, hotplug_mib }, u64::from(mib) + u64::from(hotplug_mib)).unwrap()
 }

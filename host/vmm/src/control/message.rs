@@ -39,7 +39,8 @@ pub enum Request {
     },
     /// How much of its hot-plug memory the guest should use.
     MemTarget {
-        /// Plugged, of the region's size.
+        /// In MiB, a multiple of 2, of the region's size. This much is there for the guest, rounded up
+        /// to whole chunks, when the reply comes; what is less goes when the guest has unplugged it.
         mib: u32,
     },
     /// Other limits of a disk, from now on.
@@ -95,7 +96,11 @@ pub enum Reply {
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Event {
     /// The machine is built. Its processors run, or wait for [`Request::Start`].
-    Built,
+    Built {
+        /// Layers of the VMM's jail by name, and how they stand, for people: `yes`, or `partly` or
+        /// `no` with the reason.
+        jail: BTreeMap<String, String>,
+    },
     /// The guest's driver of the vsock device is ready: its kernel runs.
     DriverReady,
     /// The guest sent a packet: its user space runs.
@@ -123,8 +128,6 @@ pub struct Statistics {
     pub memory: Option<MemoryUse>,
     /// What the guest wrote to its serial port and nobody had room for.
     pub console_lost_bytes: u64,
-    /// How the layers of the jail hold, by their names, for people: "yes", or what this host lacks.
-    pub jail: BTreeMap<String, String>,
 }
 
 /// Numbers of one device.

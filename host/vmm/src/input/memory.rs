@@ -10,7 +10,7 @@ use super::guest::{Subject, play};
 use crate::Memory;
 use crate::boot::{self, Images, Protocol, Vcpus};
 use crate::virtio::balloon::statistics::StatisticsQueue;
-use crate::virtio::mem::blocks::{BLOCK_LEN, Blocks};
+use crate::virtio::mem::blocks::{BLOCK_LEN, Blocks, State};
 use crate::virtio::queue::{Outcome, QueueError};
 use crate::virtio::testing::{self, MEMORY_BYTES};
 use crate::virtio::{balloon, mem};
@@ -103,11 +103,17 @@ impl Subject for Mem {
         let outcome = mem::core::process(queue, memory, &mut self.blocks, &mut self.numbers);
         assert!(self.blocks.plugged_len() <= most, "no more is plugged than the host wants");
         assert_eq!(self.numbers.failed, 0, "every block is memory");
+        let beyond = usize::try_from(self.blocks.usable_len() / BLOCK_LEN).unwrap_or(usize::MAX);
+        let beyond = beyond..self.blocks.all().end;
+        assert_eq!(self.blocks.state(&beyond), State::Unplugged, "it is beyond what is usable");
         outcome
     }
 
     fn host(&mut self, what: u8) {
         let count = self.blocks.region_len() / BLOCK_LEN;
         self.blocks.request(u64::from(what) % (count + 1) * BLOCK_LEN);
+        // As much is there as is needed, in whole chunks: here of two blocks.
+        let needed = self.blocks.needed_len();
+        self.blocks.set_usable_len(needed.next_multiple_of(2 * BLOCK_LEN));
     }
 }

@@ -31,14 +31,25 @@ pub(super) fn adopt(descriptor: OwnedFd) -> Kvm {
 
 /// Shows a region of memory to the guest. The caller keeps the memory as long as the VM.
 pub(super) fn map(vm: &VmFd, slot: u32, region: &GuestRegionMmap) -> Result<(), MachineError> {
+    set_slot(vm, slot, region, region.len())
+}
+
+/// Takes a region from the guest that it was shown in `slot`: when this returns, no processor has it
+/// any more, and one that looks for it leaves the guest as for a register that nobody has.
+pub(super) fn unmap(vm: &VmFd, slot: u32, region: &GuestRegionMmap) -> Result<(), MachineError> {
+    // Documentation/virt/kvm/api.rst: "Passing zero for memory_size deletes the slot".
+    set_slot(vm, slot, region, 0)
+}
+
+fn set_slot(vm: &VmFd, slot: u32, region: &GuestRegionMmap, len: u64) -> Result<(), MachineError> {
     let region = kvm_userspace_memory_region {
         slot,
         flags: 0,
         guest_phys_addr: region.start_addr().0,
-        memory_size: region.len(),
+        memory_size: len,
         userspace_addr: region.as_ptr() as u64,
     };
-    // SAFETY: the address and the length are those of a whole mapping, and `Machine` and `Running`
+    // SAFETY: the address and the length are those of a whole mapping, or the length is 0, and `Machine` and `Running`
     // hold a handle on it until the VM is gone; guest memory is only ever used as bytes that change
     // at any time.
     unsafe { vm.set_user_memory_region(region) }

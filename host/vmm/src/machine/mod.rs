@@ -32,7 +32,6 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use nix::sys::eventfd::EventFd;
-use vm_memory::GuestMemoryBackend;
 
 pub use error::MachineError;
 pub use exit::Exit;
@@ -79,7 +78,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine with `memory` and so many processors, on `kvm`, which is an open `/dev/kvm`.
+    /// A machine with the memory that is there and so many processors, on `kvm`, which is an open `/dev/kvm`.
     ///
     /// # Errors
     /// [`MachineError`]: this KVM cannot, or does not want to.
@@ -89,8 +88,10 @@ impl Machine {
         let vm = kvm.create_vm().map_err(MachineError::kvm("KVM_CREATE_VM"))?;
         // Memory first: changing it waits until nobody reads the old map, and the fewer readers
         // there are the shorter that is.
-        for (slot, region) in (0..).zip(memory.iter()) {
-            kvm::map(&vm, slot, region)?;
+        for (slot, region) in (0..).zip(memory.regions()) {
+            if memory.is_there(region) {
+                kvm::map(&vm, slot, region)?;
+            }
         }
         make_chips(&vm)?;
         disable_pmu(&vm);

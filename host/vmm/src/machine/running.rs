@@ -11,12 +11,13 @@ use kvm_bindings::{CpuId, kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuFd, VmFd};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::Serialize;
+use vm_memory::GuestRegionMmap;
 
 use super::exit::{Exit, Exits, Reason};
 use super::gate::Gate;
 use super::kick::{self, RunPage};
 use super::vcpu::{Surroundings, Vcpu};
-use super::{Machine, MachineError, cpuid, state};
+use super::{Machine, MachineError, cpuid, kvm, state};
 use crate::bus::Bus;
 use crate::legacy::Legacy;
 use crate::{Memory, signal};
@@ -54,8 +55,8 @@ pub struct Running {
     processors: Vec<Processor>,
     legacy: Legacy,
     // Dropped in this order, after the threads are joined: the VM before the memory that it uses.
-    _vm: VmFd,
-    _memory: Memory,
+    vm: VmFd,
+    memory: Memory,
 }
 
 impl Running {
@@ -80,6 +81,34 @@ impl Running {
             // A thread that panicked has nothing more to say.
             let _ = processor.thread.take().map(JoinHandle::join);
         }
+    }
+
+    /// Shows the region at `index` of [`Memory::regions`] to the processors, which may be in the guest.
+    ///
+    /// # Errors
+    /// [`MachineError::Kvm`]: KVM has no slot left.
+    pub fn show(&self, index: usize) -> Result<(), MachineError> {
+        let (slot, region) = self.slot(index)?;
+        kvm::map(&self.vm, slot, region)
+    }
+
+    /// Takes a region from the processors that it was shown to: when this returns, they have it no
+    /// more. What they read there is ones.
+    ///
+    /// # Errors
+    /// [`MachineError::Kvm`]: it is not shown.
+    pub fn hide(&self, index: usize) -> Result<(), MachineError> {
+        let (slot, region) = self.slot(index)?;
+        kvm::unmap(&self.vm, slot, region)
+    }
+
+    /// Each region has a slot of its own.
+    fn slot(&self, index: usize) -> Result<(u32, &GuestRegionMmap), MachineError> {
+        let slot = u32::try_from(index).ok();
+        slot.zip(self.memory.regions().nth(index)).ok_or_else(|| MachineError::Kvm {
+            call: "find the region of memory",
+            source: io::ErrorKind::NotFound.into(),
+        })
     }
 
     /// Readable once the machine ended by itself: [`Self::exit`] then says how.
@@ -147,8 +176,7 @@ pub(super) fn prepare(
     let surroundings = Arc::new(surroundings(vcpus, mmio, legacy)?);
     let legacy = legacy.clone();
     // From here on, its end joins the threads that there are.
-    let mut running =
-        Running { surroundings, processors: Vec::new(), legacy, _vm: vm, _memory: memory };
+    let mut running = Running { surroundings, processors: Vec::new(), legacy, vm, memory };
     let (ready, readiness) = channel();
     let mut first = None;
     for (index, fd) in (0..).zip(fds) {

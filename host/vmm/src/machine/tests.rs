@@ -123,6 +123,16 @@ const ASTRAY: &[u8] = &[
     0xff, 0xe0, // jmp eax
 ];
 
+/// Where memory is that comes and goes.
+const FAR: u64 = 0x1000_0000;
+
+/// Reads there for ever, and tells what.
+const WATCH: &[u8] = &[
+    0xa1, 0, 0, 0, 0x10, // mov eax, [FAR]
+    0xa3, 0x00, 0x30, 0, 0, // mov [DATA], eax
+    0xeb, 0xf4, // jmp to the start
+];
+
 /// Nothing wakes this processor.
 const HALT: &[u8] = &[
     0xfa, // cli
@@ -532,12 +542,44 @@ fn processors_do_all_their_work_within_the_filter_of_system_calls() {
 }
 
 #[test]
-fn memory_to_be_plugged_is_the_guest_s_from_the_start() {
+fn memory_is_shown_and_hidden_while_the_guest_reads_it() {
+    let Some(kvm) = open_kvm() else { return };
+    let ranges = [(GuestAddress(0), MEMORY_BYTES), (GuestAddress(FAR), 1 << 20)];
+    let memory = Memory::from_ranges(&ranges).unwrap();
+    memory.write_slice(WATCH, GuestAddress(CODE)).unwrap();
+    memory.write_obj(7u32, GuestAddress(FAR)).unwrap();
+    let mut guest = Guest::run(Machine::new(kvm, &memory, 1).unwrap(), memory);
+    let (mut shown, mut hidden) = (Duration::ZERO, Duration::ZERO);
+    const TIMES: u32 = 20;
+    for _ in 0..TIMES {
+        guest.wait_for_data(|data| data == 7);
+        let start = Instant::now();
+        guest.running.hide(1).unwrap();
+        hidden += start.elapsed();
+        guest.wait_for_data(|data| data == u32::MAX);
+        let start = Instant::now();
+        guest.running.show(1).unwrap();
+        shown += start.elapsed();
+    }
+    eprintln!("shown in {:?}, hidden in {:?}", shown / TIMES, hidden / TIMES);
+    guest.wait_for_data(|data| data == 7);
+    assert!(guest.running.stats().unknown_mmio >= TIMES.into());
+    assert!(guest.running.show(2).is_err(), "there is no such region");
+    in_time("stop", || guest.running.stop());
+    assert_eq!(guest.running.exit(), None);
+}
+
+#[test]
+fn hotplug_memory_is_not_the_guest_s_from_the_start() {
     let Some(kvm) = open_kvm() else { return };
     let ram = Ram::create(Size { mib: 32, hotplug_mib: 256 }).unwrap();
     ram.guest().write_slice(HELLO, GuestAddress(CODE)).unwrap();
     let guest = Guest::run(Machine::new(kvm, ram.guest(), 1).unwrap(), ram.guest().clone());
     assert_eq!(guest.wait(), Exit::Reset);
+    assert!(guest.running.hide(1).is_err(), "no slot has it");
+    guest.running.show(1).unwrap();
+    guest.running.show(2).unwrap();
+    guest.running.hide(1).unwrap();
 }
 
 #[test]

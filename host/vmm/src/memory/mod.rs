@@ -6,10 +6,17 @@
 //! guest:  0 ..     HOLE_START  HOLE_END ..       HOTPLUG_ALIGN ..
 //! ```
 //!
+//! - [`guest`]: the memory by the guest's addresses;
+//! - [`hotplug`]: how much of the hot-plug region is there;
+//! - here: the file, its parts, and what is done with its pages.
+//!
 //! Nothing of it is reserved: the host gives pages when they are touched, and [`discard`] gives them
 //! back. The seals let a vhost-user back end map the file without fear that it shrinks.
 
 #![allow(unsafe_code)]
+
+mod guest;
+mod hotplug;
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -24,11 +31,13 @@ use nix::sys::mman::{MmapAdvise, madvise};
 use nix::sys::sendfile::sendfile64;
 use nix::sys::sysinfo::sysinfo;
 use vm_memory::{
-    Address, Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion,
-    GuestRegionMmap, MmapRegion,
+    Address, Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap,
+    GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress, MmapRegion,
 };
 
-use crate::Memory;
+pub use guest::Memory;
+pub use hotplug::Hotplug;
+
 use crate::layout::{HOLE_END, HOLE_START, HOTPLUG_ALIGN};
 
 /// The least memory of a guest.
@@ -45,7 +54,7 @@ const MFD_NOEXEC_SEAL: u32 = 8;
 pub struct Size {
     /// There from the start.
     pub mib: u32,
-    /// The most that can be plugged later. 0 for none.
+    /// The most that can be plugged later, beside `mib`. 0 for none.
     pub hotplug_mib: u32,
 }
 
@@ -80,8 +89,8 @@ pub enum MemoryError {
     /// More than the host has.
     #[error("{mib} MiB of memory are more than the {host_mib} MiB of this host")]
     AboveHost {
-        /// What was asked for.
-        mib: u32,
+        /// What was asked for, with what can be plugged.
+        mib: u64,
         /// What the host has.
         host_mib: u64,
     },
@@ -107,12 +116,13 @@ fn refused<E: Into<io::Error>>(call: &'static str) -> impl Fn(E) -> MemoryError 
 #[derive(Debug)]
 pub struct Ram {
     guest: Memory,
+    hotplug: Option<Hotplug>,
     regions: Vec<Region>,
     file: Arc<File>,
 }
 
 impl Ram {
-    /// Memory full of zeroes, of which no page is there yet.
+    /// Memory full of zeroes, of which no page is there yet. Of the hot-plug region nothing is there.
     ///
     /// # Errors
     /// [`MemoryError`].
@@ -125,9 +135,16 @@ impl Ram {
         let regions = plan(size);
         let len = regions.iter().map(|region| region.len).sum();
         let file = Arc::new(sealed_memfd(len)?);
-        let mapped: Result<Vec<_>, _> = regions.iter().map(|region| map(region, &file)).collect();
-        let guest = Memory::from_regions(mapped?).map_err(MemoryError::Layout)?;
-        Ok(Self { guest, regions, file })
+        let hotplug = regions.iter().find(|region| region.hotplug).copied();
+        let always = regions.iter().filter(|region| !region.hotplug).copied();
+        let mapped: Result<Vec<_>, _> = always
+            .chain(hotplug.into_iter().flat_map(hotplug::chunks))
+            .map(|part| map(&part, &file))
+            .collect();
+        let mapped = GuestMemoryMmap::from_regions(mapped?).map_err(MemoryError::Layout)?;
+        let guest = Memory::up_to(mapped, hotplug.map_or(u64::MAX, |region| region.guest_addr));
+        let hotplug = hotplug.map(|region| Hotplug::new(region, guest.clone()));
+        Ok(Self { guest, hotplug, regions, file })
     }
 
     /// The memory by guest addresses.
@@ -144,8 +161,8 @@ impl Ram {
 
     /// The part that virtio-mem fills, if there is one.
     #[must_use]
-    pub fn hotplug(&self) -> Option<&Region> {
-        self.regions.iter().find(|region| region.hotplug)
+    pub fn hotplug(&self) -> Option<&Hotplug> {
+        self.hotplug.as_ref()
     }
 
     /// The memfd.
@@ -176,8 +193,8 @@ fn check_on_host(size: Size, host_mib: u64) -> Result<(), MemoryError> {
     if total > u64::from(MAX_MIB) {
         return Err(MemoryError::TooLarge { mib: total });
     }
-    if u64::from(mib) > host_mib {
-        return Err(MemoryError::AboveHost { mib, host_mib });
+    if total > host_mib {
+        return Err(MemoryError::AboveHost { mib: total, host_mib });
     }
     Ok(())
 }
@@ -257,23 +274,38 @@ fn in_file(memory: &Memory, addr: u64, len: u64) -> io::Result<(&File, u64)> {
 }
 
 /// Gives the pages of `len` bytes at `addr` back to the host; they read as zeroes from then on. Whole
-/// pages of one region only.
+/// pages of memory that is there.
 ///
 /// # Errors
-/// `InvalidInput` if they are not that; `Unsupported` if memory has no file; those of fallocate(2).
+/// `InvalidInput` if they are not that: nothing is given back; `Unsupported` if memory has no file;
+/// those of fallocate(2).
 pub fn discard(memory: &Memory, addr: u64, len: u64) -> io::Result<()> {
+    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
     if !addr.is_multiple_of(PAGE_SIZE) || !len.is_multiple_of(PAGE_SIZE) {
-        return Err(io::ErrorKind::InvalidInput.into());
+        return Err(invalid());
     }
-    let (file, offset) = in_file(memory, addr, len)?;
-    if len == 0 {
-        return Ok(());
+    let count = usize::try_from(len).map_err(|_| invalid())?;
+    if !GuestMemoryBackend::check_range(memory, GuestAddress(addr), count) {
+        return Err(invalid());
     }
+    let (mut addr, mut left) = (addr, len);
+    while left > 0 {
+        let (region, offset) = memory.to_region_addr(GuestAddress(addr)).ok_or_else(invalid)?;
+        let part = left.min(region.len() - offset.raw_value());
+        punch(region, offset, part)?;
+        (addr, left) = (addr + part, left - part);
+    }
+    Ok(())
+}
+
+/// As [`discard`], within a region, whether it is there or not.
+fn punch(region: &GuestRegionMmap, at: MemoryRegionAddress, len: u64) -> io::Result<()> {
+    let file = region.file_offset().ok_or(io::ErrorKind::Unsupported)?;
     let too_large = |_| io::Error::from(io::ErrorKind::InvalidInput);
-    let offset = i64::try_from(offset).map_err(too_large)?;
+    let offset = i64::try_from(file.start().saturating_add(at.raw_value())).map_err(too_large)?;
     let len = i64::try_from(len).map_err(too_large)?;
     let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-    Ok(fallocate(file, hole, offset, len)?)
+    Ok(fallocate(file.file(), hole, offset, len)?)
 }
 
 /// Copies `len` bytes at `offset` of `source` to `addr`, within one region. The kernel copies from

@@ -40,7 +40,7 @@ fn hotplug_memory_is_above_all_other_and_aligned() {
     );
     let large = ram(3073, 128);
     assert_eq!(
-        large.hotplug().copied(),
+        large.hotplug().map(|hotplug| *hotplug.region()),
         Some(Region {
             guest_addr: 4 * GIB + 128 * MIB,
             len: 128 * MIB,
@@ -48,9 +48,9 @@ fn hotplug_memory_is_above_all_other_and_aligned() {
             hotplug: true
         })
     );
-    let boot: Vec<bool> = large.guest().iter().map(is_boot_memory).collect();
+    let boot: Vec<bool> = large.guest().regions().map(is_boot_memory).collect();
     assert_eq!(boot, [true, true, false]);
-    assert_eq!(ram(64, 0).hotplug(), None);
+    assert!(ram(64, 0).hotplug().is_none());
 }
 
 #[test]
@@ -64,6 +64,7 @@ fn sizes_that_no_guest_or_host_can_have_are_refused() {
     assert!(refusal(65536, 1, 1 << 20).contains("65537"));
     assert!(refusal(u32::MAX, u32::MAX, u64::MAX).contains("too many"));
     assert!(refusal(1025, 0, 1024).contains("more than the 1024 MiB"));
+    assert!(refusal(1000, 25, 1024).contains("1025 MiB of memory are more than the 1024 MiB"));
     assert!(Ram::create(Size { mib: 32, hotplug_mib: 0 }).is_ok());
 }
 
@@ -165,4 +166,73 @@ fn copying_more_than_there_is_or_to_outside_is_an_error() {
     assert_eq!(copy(HOLE_START, 0, 1), io::ErrorKind::InvalidInput);
     assert_eq!(copy(u64::MAX, 0, 2), io::ErrorKind::InvalidInput);
     assert_eq!(copy(0, u64::MAX, 1), io::ErrorKind::InvalidInput);
+}
+
+#[test]
+fn chunks_of_the_hotplug_region_have_all_of_it_and_are_few() {
+    for mib in [1, 128, 129, 1000, 8 << 10, (8 << 10) + 1, 20_000, 60 << 10_u64] {
+        let region =
+            Region { guest_addr: 8 * GIB, len: mib * MIB, file_offset: 128 * MIB, hotplug: true };
+        let chunks: Vec<Region> = hotplug::chunks(region).collect();
+        assert!(chunks.len() <= 64, "{mib}");
+        let mut expected = region;
+        for chunk in &chunks {
+            let here = (expected.guest_addr, expected.file_offset);
+            assert_eq!((chunk.guest_addr, chunk.file_offset), here, "{mib}");
+            assert!(chunk.guest_addr.is_multiple_of(HOTPLUG_ALIGN) && chunk.len > 0, "{mib}");
+            expected.guest_addr += chunk.len;
+            expected.file_offset += chunk.len;
+            expected.len -= chunk.len;
+        }
+        assert_eq!(expected.len, 0, "{mib}");
+    }
+}
+
+#[test]
+fn hotplug_memory_is_there_as_far_as_it_was_let_and_no_further() {
+    let ram = ram(64, 300);
+    let (hotplug, memory) = (ram.hotplug().unwrap(), ram.guest().clone());
+    let start = hotplug.region().guest_addr;
+    let write = |offset: u64| memory.write_obj(7u64, GuestAddress(start + offset)).is_ok();
+    let chunk = 128 * MIB;
+    assert_eq!(memory.iter().count(), 1);
+    assert!(!write(0) && !write(300 * MIB - 8));
+    let of_needed = [0, 1, chunk, chunk + 1, 300 * MIB, u64::MAX].map(|n| hotplug.whole_chunks(n));
+    assert_eq!(of_needed, [0, chunk, chunk, 2 * chunk, 300 * MIB, 300 * MIB]);
+
+    hotplug.set_there_len(2 * chunk);
+    assert_eq!((hotplug.there_len(), memory.iter().count()), (2 * chunk, 3));
+    assert!(write(0) && write(chunk - 4) && write(2 * chunk - 8));
+    assert!(!write(2 * chunk - 4) && !write(2 * chunk), "it would reach what is not there");
+    let across = memory.get_slices(GuestAddress(start + chunk - 8), 16);
+    assert_eq!(across.map(|slice| slice.unwrap().len()).collect::<Vec<_>>(), [8, 8]);
+
+    hotplug.set_there_len(0);
+    assert!(!write(0) && memory.find_region(GuestAddress(start)).is_none());
+    assert!(memory.to_region_addr(GuestAddress(start)).is_none());
+    assert!(!GuestMemoryBackend::check_range(&memory, GuestAddress(start), 1));
+}
+
+#[test]
+fn pages_go_back_across_chunks_and_where_memory_is_not_there_any_more() {
+    let ram = ram(64, 300);
+    let (hotplug, memory) = (ram.hotplug().unwrap(), ram.guest());
+    let start = hotplug.region().guest_addr;
+    let file = File::from(ram.file().try_clone_to_owned().unwrap());
+    let blocks = || file.metadata().unwrap().blocks();
+    let chunk = 128 * MIB;
+    hotplug.set_there_len(300 * MIB);
+    for offset in [0, chunk - 8, chunk, 300 * MIB - 8] {
+        memory.write_obj(7u64, GuestAddress(start + offset)).unwrap();
+    }
+    assert_eq!(blocks(), 4 * PAGE_SIZE / 512);
+    discard(memory, start + chunk - PAGE_SIZE, 2 * PAGE_SIZE).unwrap();
+    assert_eq!(blocks(), 2 * PAGE_SIZE / 512);
+    hotplug.set_there_len(chunk);
+    let error = discard(memory, start, 300 * MIB).unwrap_err();
+    assert_eq!((error.kind(), blocks()), (io::ErrorKind::InvalidInput, 2 * PAGE_SIZE / 512));
+    hotplug.discard(chunk..300 * MIB).unwrap();
+    assert_eq!(blocks(), PAGE_SIZE / 512, "what is still there stays");
+    let ends: Vec<_> = hotplug.chunks_in(chunk..300 * MIB).collect();
+    assert_eq!(ends, [(2, 2 * chunk), (3, 300 * MIB)]);
 }

@@ -2,9 +2,10 @@
 
 use std::error::Error;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::descriptors::Descriptors;
+use crate::Memory;
 use crate::channel::Channel;
 use crate::config::{self, Config};
 use crate::control::DeviceStatistics;
@@ -124,8 +125,8 @@ impl Devices {
             let device = balloon::Device::new(balloon, config.memory.mib);
             self.add(Name::Only, device.map_err(of(Kind::Balloon, ""))?, ram)?;
         }
-        if let Some(region) = ram.hotplug() {
-            let device = mem::Device::new(config.devices.mem, region);
+        if let Some(hotplug) = ram.hotplug() {
+            let device = mem::Device::new(config.devices.mem, hotplug.region());
             self.add(Name::Only, device.map_err(of(Kind::Mem, ""))?, ram)?;
         }
         Ok(())
@@ -164,9 +165,26 @@ impl Devices {
         self.change(&Name::Only, |device: &mut balloon::Device| device.set_target_mib(mib))
     }
 
-    /// Another target of virtio-mem. `None` when there is no hot-plug memory.
-    pub fn set_hotplug(&self, mib: u32) -> Option<Result<(), mem::TargetError>> {
-        self.change(&Name::Only, |device: &mut mem::Device| device.set_target_mib(mib))
+    /// Lets `change` change virtio-mem. `None` when there is no hot-plug memory.
+    pub fn change_mem<T>(&self, change: impl FnOnce(&mut mem::Device) -> T) -> Option<T> {
+        self.change(&Name::Only, change)
+    }
+
+    /// Of each disk with requests at work, what lives as long as these.
+    pub fn in_flight(&self) -> Vec<Weak<Memory>> {
+        let of_disk = |transport: &Arc<Transport>| {
+            transport.device().downcast_mut::<blk::Device>().and_then(blk::Device::in_flight)
+        };
+        self.transports.iter().filter_map(of_disk).collect()
+    }
+
+    /// Guest memory is another: processes that have it, too, are told.
+    pub fn share(&self, memory: &Memory) {
+        for transport in &self.transports {
+            if let Some(device) = transport.device().downcast_mut::<fs::Device>() {
+                device.share(memory);
+            }
+        }
     }
 
     /// Other limits of a disk. `None` when there is none of that serial.

@@ -14,6 +14,7 @@
 pub mod descriptors;
 mod devices;
 mod end;
+mod hotplug;
 pub mod input;
 pub mod meter;
 mod session;
@@ -35,13 +36,14 @@ use crate::channel::Channel;
 use crate::config::{Config, ConfigError};
 use crate::control::{ControlError, Server};
 use crate::event_loop::EventLoop;
-use crate::jail::{self, JailError, Report, filter};
+use crate::jail::{self, JailError, filter};
 use crate::legacy::Legacy;
 use crate::machine::{Machine, MachineError, Running};
 use crate::memory::{MemoryError, Ram};
 use descriptors::{DescriptorError, Descriptors};
 use devices::{DeviceError, Devices};
 use end::End;
+use hotplug::ResizeError;
 use input::InputError;
 use meter::Meter;
 use session::Session;
@@ -84,6 +86,9 @@ enum ProcessError {
     /// One of the devices.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// Hot-plug memory.
+    #[error(transparent)]
+    Resize(#[from] ResizeError),
     /// The monitor.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -150,12 +155,13 @@ fn run() -> Result<End, ProcessError> {
     allow_open_files().map_err(system("raise RLIMIT_NOFILE"))?;
     let files = meter.iter().map(|meter| meter.file().as_fd());
     let keep: Vec<BorrowedFd<'_>> = descriptors.all().chain(files).collect();
-    let report = jail::enter(&keep)?;
+    let jail = jail::enter(&keep)?;
     drop(keep);
-    let mut session = build(&config, descriptors, meter, report)?;
+    let mut session = build(&config, descriptors, meter)?;
     // From here on there are only the threads that there are.
-    filter::install(filter::Role::Main)?;
-    session.serve(config.start_paused)
+    let hotplug = config.memory.hotplug_mib > 0;
+    filter::install(if hotplug { filter::Role::MainHotplug } else { filter::Role::Main })?;
+    session.serve(&jail, config.start_paused)
 }
 
 /// As many as [`MAX_OPEN_FILES`], if the host lets us.
@@ -170,7 +176,6 @@ fn build(
     config: &Config,
     mut descriptors: Descriptors,
     meter: Option<Meter>,
-    report: Report,
 ) -> Result<Session, ProcessError> {
     let control = Server::new(Channel::new(descriptors.take(config.control)));
     let ram = Ram::create(config.memory.into())?;
@@ -185,7 +190,7 @@ fn build(
     }
     let running = prepare(machine, &entry, &legacy)?;
     let events = EventLoop::new(devices.transports()).map_err(system("watch the devices"))?;
-    Session::new(control, running, events, devices, meter, report, ram)
+    Session::new(control, running, events, devices, meter, ram)
 }
 
 fn prepare(

@@ -16,11 +16,12 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::devices::Devices;
 use super::end::End;
+use super::hotplug::{Resizer, Stragglers};
 use super::meter::Meter;
 use super::{ProcessError, system};
 use crate::control::{Call, ControlError, Event, Reply, Request, Server, Statistics};
 use crate::event_loop::EventLoop;
-use crate::jail::Report;
+use crate::jail;
 use crate::machine::{Exit, Running};
 use crate::memory::Ram;
 use crate::virtio::vsock::Progress;
@@ -48,9 +49,9 @@ pub struct Session {
     running: Running,
     events: EventLoop,
     devices: Devices,
-    _ram: Ram,
+    ram: Ram,
+    stragglers: Stragglers,
     meter: Option<Meter>,
-    jail: Report,
     /// What the monitor was told of the guest.
     told: Progress,
     /// The control socket is watched for room.
@@ -66,7 +67,6 @@ impl Session {
         events: EventLoop,
         devices: Devices,
         meter: Option<Meter>,
-        jail: Report,
         ram: Ram,
     ) -> Result<Self, ProcessError> {
         let watch = || -> nix::Result<Epoll> {
@@ -79,28 +79,30 @@ impl Session {
             Ok(epoll)
         };
         let epoll = watch().map_err(system("watch the machine"))?;
-        Ok(Self {
+        let mut session = Self {
             epoll,
             state: State::Waiting,
             control,
             running,
             events,
             devices,
-            _ram: ram,
+            ram,
+            stragglers: Stragglers::default(),
             meter,
-            jail,
             told: Progress::Nothing,
             awaits_room: false,
             began: None,
-        })
+        };
+        session.resize_memory()?;
+        Ok(session)
     }
 
-    /// Serves until the machine has ended, and takes it down.
+    /// Serves until the machine has ended, and takes it down. The monitor is told of `jail`.
     ///
     /// # Errors
     /// [`ProcessError`]: of epoll(7), which fails on no healthy host.
-    pub fn serve(&mut self, start_paused: bool) -> Result<End, ProcessError> {
-        let end = match self.begin(start_paused) {
+    pub fn serve(&mut self, jail: &jail::Report, start_paused: bool) -> Result<End, ProcessError> {
+        let end = match self.begin(jail, start_paused) {
             Ok(()) => self.turns()?,
             Err(error) => End::Deserted(error),
         };
@@ -127,8 +129,10 @@ impl Session {
         Ok(())
     }
 
-    fn begin(&mut self, start_paused: bool) -> Result<(), ControlError> {
-        self.control.tell(Event::Built)?;
+    fn begin(&mut self, jail: &jail::Report, start_paused: bool) -> Result<(), ControlError> {
+        let told = |(name, layer): (&str, &jail::Layer)| (name.to_owned(), layer.to_string());
+        let jail = jail.layers().map(told).into_iter().collect();
+        self.control.tell(Event::Built { jail })?;
         if !start_paused {
             self.go();
         }
@@ -167,10 +171,21 @@ impl Session {
             _ => {
                 if self.state != State::Paused {
                     self.events.dispatch().map_err(system("serve the devices"))?;
+                    self.resize_memory()?;
                 }
                 Ok(None)
             }
         }
+    }
+
+    /// Hot-plug memory is there as far as it is needed.
+    fn resize_memory(&mut self) -> Result<(), ProcessError> {
+        Ok(self.resizer().map_or(Ok(()), |mut resizer| resizer.settle())?)
+    }
+
+    fn resizer(&mut self) -> Option<Resizer<'_>> {
+        let Self { running, devices, stragglers, .. } = self;
+        self.ram.hotplug().map(|hotplug| Resizer { hotplug, running, devices, stragglers })
     }
 
     fn tell_progress(&mut self) -> Result<Option<End>, ProcessError> {
@@ -227,7 +242,8 @@ impl Session {
                 return changed("balloon", self.devices.set_balloon(*mib));
             }
             (Request::MemTarget { mib }, _) => {
-                return changed("hot-plug memory", self.devices.set_hotplug(*mib));
+                let change = self.resizer().map(|mut resizer| resizer.set_target_mib(*mib));
+                return changed("hot-plug memory", change);
             }
             (Request::DiskLimits { serial, limits }, _) => {
                 return changed("disk of this serial", self.devices.limit_disk(serial, limits));
@@ -282,14 +298,12 @@ impl Session {
         exits.insert("unknown_ports".to_owned(), stats.unknown_ports);
         let began = self.began.map(|began| began.elapsed().as_millis());
         let uptime_ms = u64::try_from(began.unwrap_or_default()).unwrap_or(u64::MAX);
-        let layers = self.jail.layers();
         Reply::Statistics(Box::new(Statistics {
             uptime_ms,
             exits,
             devices: self.devices.statistics(),
             memory: self.meter.as_mut().and_then(|meter| meter.measure().ok()),
             console_lost_bytes: stats.console_lost_bytes,
-            jail: layers.map(|(name, layer)| (name.to_owned(), layer.to_string())).into(),
         }))
     }
 }

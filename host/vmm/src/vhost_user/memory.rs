@@ -8,6 +8,8 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
+use crate::Memory;
+
 /// Why a memory table was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -49,7 +51,7 @@ struct Window {
 /// Guest memory, mapped.
 #[derive(Debug, Default)]
 pub struct SharedMemory {
-    guest: GuestMemoryMmap,
+    guest: Memory,
     windows: Vec<Window>,
 }
 
@@ -73,12 +75,12 @@ impl SharedMemory {
             });
         }
         let guest = GuestMemoryMmap::from_regions(regions).map_err(MemoryError::Layout)?;
-        Ok(Self { guest, windows })
+        Ok(Self { guest: guest.into(), windows })
     }
 
     /// The memory by guest addresses.
     #[must_use]
-    pub fn guest(&self) -> &GuestMemoryMmap {
+    pub fn guest(&self) -> &Memory {
         &self.guest
     }
 

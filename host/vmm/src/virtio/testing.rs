@@ -82,7 +82,7 @@ pub fn memory() -> Memory {
     file.set_len(MEMORY_BYTES as u64).unwrap();
     fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK)).unwrap();
     let region = (GuestAddress(0), MEMORY_BYTES, Some(FileOffset::new(file, 0)));
-    GuestMemoryMmap::from_ranges_with_files([region]).unwrap()
+    GuestMemoryMmap::from_ranges_with_files([region]).unwrap().into()
 }
 
 /// A piece of guest memory that a descriptor may point to.

@@ -17,6 +17,7 @@ use std::sync::{Arc, mpsc};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::Epoll;
+use nix::sys::socket::{SockType, getsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 
 use super::handle::{Command, Mailbox, Offers, VsockHandle};
@@ -143,6 +144,7 @@ impl Relay {
                     self.on_listening(host_port, free);
                 }
                 Received::Message(Report::Offer { host_port }, Some(stream)) => {
+                    check_stream(&stream)?;
                     // Dropped when nobody listens any more, or the backlog is full.
                     if let Some(sink) = self.sinks.get(&host_port) {
                         sink.offer(stream.into());
@@ -211,6 +213,15 @@ impl Relay {
             Err(ChannelError::Send(Errno::ETOOMANYREFS)) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// A VMM that was taken over may offer what is no stream, such as an end of a pipe of ours that
+/// would then stay open.
+fn check_stream(stream: &OwnedFd) -> Result<(), RelayError> {
+    match getsockopt(stream, sockopt::SockType) {
+        Ok(SockType::Stream) => Ok(()),
+        _ => Err(RelayError::Stream),
     }
 }
 

@@ -1,12 +1,13 @@
 //! A driver's side of the queues, for tests: honest where asked, hostile where asked.
 
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::device::{self};
 use super::muxer::Muxer;
 use super::packet::{HEADER_LEN, Header, Op, TYPE_STREAM};
 use super::{Config, Limits};
+use crate::Memory;
 use crate::virtio::{Outcome, QueueError};
 
 pub const MEMORY_BYTES: usize = 4 << 20;
@@ -91,7 +92,7 @@ impl DriverQueue {
 
     pub fn write_descriptor(
         &self,
-        memory: &GuestMemoryMmap,
+        memory: &Memory,
         index: u16,
         (addr, len, flags, next): (u64, u32, u16, u16),
     ) {
@@ -103,19 +104,19 @@ impl DriverQueue {
     }
 
     /// Makes a chain available, whatever its head is.
-    pub fn publish(&mut self, memory: &GuestMemoryMmap, head: u16) {
+    pub fn publish(&mut self, memory: &Memory, head: u16) {
         let slot = self.available() + 4 + u64::from(self.avail_idx % QUEUE_SIZE) * 2;
         memory.write_obj(head, GuestAddress(slot)).unwrap();
         self.avail_idx = self.avail_idx.wrapping_add(1);
         self.set_avail_idx(memory, self.avail_idx);
     }
 
-    pub fn set_avail_idx(&self, memory: &GuestMemoryMmap, index: u16) {
+    pub fn set_avail_idx(&self, memory: &Memory, index: u16) {
         memory.write_obj(index, GuestAddress(self.available() + 2)).unwrap();
     }
 
     /// Adds a chain of one descriptor with a buffer of its own.
-    pub fn add_buffer(&mut self, memory: &GuestMemoryMmap, len: u32, flags: u16) -> u16 {
+    pub fn add_buffer(&mut self, memory: &Memory, len: u32, flags: u16) -> u16 {
         let index = self.next_descriptor;
         self.next_descriptor = (index + 1) % QUEUE_SIZE;
         self.write_descriptor(memory, index, (self.buffer(index), len, flags, 0));
@@ -124,7 +125,7 @@ impl DriverQueue {
     }
 
     /// Chains that the device used since the last call: head and length.
-    pub fn take_used(&mut self, memory: &GuestMemoryMmap) -> Vec<(u32, u32)> {
+    pub fn take_used(&mut self, memory: &Memory) -> Vec<(u32, u32)> {
         let index: u16 = memory.read_obj(GuestAddress(self.used() + 2)).unwrap();
         let mut used = Vec::new();
         while self.used_idx != index {
@@ -139,7 +140,7 @@ impl DriverQueue {
 
 /// A device with its driver.
 pub struct Bench {
-    pub memory: GuestMemoryMmap,
+    pub memory: Memory,
     pub muxer: Muxer,
     pub rx: DriverQueue,
     pub tx: DriverQueue,
@@ -151,7 +152,7 @@ impl Bench {
     pub fn new() -> Self {
         let (rx, tx) = (DriverQueue::new(0), DriverQueue::new(1));
         Self {
-            memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).unwrap(),
+            memory: Memory::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).unwrap(),
             muxer: Muxer::new(CONFIG),
             rx_queue: rx.device_queue(),
             tx_queue: tx.device_queue(),

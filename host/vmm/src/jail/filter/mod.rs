@@ -25,6 +25,8 @@ use table::{Call, Check, Is};
 pub enum Role {
     /// The first thread: control and the event loop of all devices.
     Main,
+    /// As [`Self::Main`], of a machine that has hot-plug memory.
+    MainHotplug,
     /// Runs one virtual CPU; calls devices for registers, activation and reset.
     Vcpu,
     /// Reads and writes disks where the kernel has no io_uring.
@@ -35,6 +37,9 @@ impl Role {
     fn lists(self) -> &'static [&'static [Call]] {
         match self {
             Self::Main => &[table::EVERY_THREAD, table::DEVICES, table::MAIN],
+            Self::MainHotplug => {
+                &[table::EVERY_THREAD, table::DEVICES, table::MAIN, table::HOTPLUG]
+            }
             Self::Vcpu => &[table::EVERY_THREAD, table::DEVICES, table::VCPU],
             Self::Block => &[table::EVERY_THREAD, table::BLOCK],
         }
@@ -47,10 +52,12 @@ impl Role {
 /// [`JailError::Compile`], [`JailError::Install`]. The process must not run a guest then.
 pub fn install(role: Role) -> Result<(), JailError> {
     static MAIN: OnceLock<BpfProgram> = OnceLock::new();
+    static MAIN_HOTPLUG: OnceLock<BpfProgram> = OnceLock::new();
     static VCPU: OnceLock<BpfProgram> = OnceLock::new();
     static BLOCK: OnceLock<BpfProgram> = OnceLock::new();
     let compiled = match role {
         Role::Main => &MAIN,
+        Role::MainHotplug => &MAIN_HOTPLUG,
         Role::Vcpu => &VCPU,
         Role::Block => &BLOCK,
     };
@@ -112,7 +119,7 @@ impl Check {
 mod tests {
     use super::*;
 
-    const ROLES: [Role; 3] = [Role::Main, Role::Vcpu, Role::Block];
+    const ROLES: [Role; 4] = [Role::Main, Role::MainHotplug, Role::Vcpu, Role::Block];
 
     #[test]
     fn no_list_widens_what_another_narrows() {

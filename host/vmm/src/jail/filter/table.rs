@@ -5,7 +5,7 @@
 //! opens, creates, connects, binds, starts or becomes anything: whatever a thread works on is a
 //! descriptor that was there before, came over a socket, or is one end of a pair.
 
-use kvm_bindings::{KVMIO, kvm_regs};
+use kvm_bindings::{KVMIO, kvm_regs, kvm_userspace_memory_region};
 
 /// A call that may be made.
 #[derive(Debug)]
@@ -79,6 +79,8 @@ const fn request(number: libc::Ioctl) -> Check {
 /// linux/kvm.h.
 const KVM_RUN: libc::Ioctl = libc::_IO(KVMIO, 0x80);
 const KVM_GET_REGS: libc::Ioctl = libc::_IOR::<kvm_regs>(KVMIO, 0x81);
+const KVM_SET_USER_MEMORY_REGION: libc::Ioctl =
+    libc::_IOW::<kvm_userspace_memory_region>(KVMIO, 0x46);
 const KVM_KVMCLOCK_CTRL: libc::Ioctl = libc::_IO(KVMIO, 0xad);
 /// linux/if_tun.h.
 const TUNSETOFFLOAD: libc::Ioctl = libc::_IOW::<libc::c_uint>(b'T' as u32, 208);
@@ -165,6 +167,9 @@ pub const MAIN: &[Call] = &[
     // Statistics: its own numbers, from a file of /proc that is open.
     any(libc::SYS_lseek),
 ];
+
+/// The first thread, if hot-plug memory comes and goes.
+pub const HOTPLUG: &[Call] = &[when(libc::SYS_ioctl, &[&[request(KVM_SET_USER_MEMORY_REGION)]])];
 
 /// A virtual CPU's thread.
 pub const VCPU: &[Call] = &[when(

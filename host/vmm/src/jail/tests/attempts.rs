@@ -172,9 +172,7 @@ const REFUSED_BY_FILTER: &[Attempt] = &[
     ("change a descriptor", |_| plain(libc::SYS_fcntl, [0, of(libc::F_SETFL), 0, 0, 0, 0])),
     ("copy a descriptor", |_| plain(libc::SYS_fcntl, [0, of(libc::F_DUPFD), 0, 0, 0, 0])),
     ("set the guest's clock", |_| plain(libc::SYS_ioctl, [0, of(0x4030_ae7b), 0, 0, 0, 0])),
-    ("give the guest other memory", |_| {
-        plain(libc::SYS_ioctl, [0, of(0x4020_ae46), page(), 0, 0, 0])
-    }),
+    CHANGE_MEMORY,
     ("send to an address whose low half is zero", |_| {
         plain(libc::SYS_sendto, [0, path(c"x"), 1, 0, 1 << 32, 0])
     }),
@@ -205,8 +203,11 @@ fn keep(host: &Host) -> Vec<BorrowedFd<'_>> {
 fn filtered_thread_that_tries_to_leave_is_killed() {
     let host = Host::new();
     for who in everybody() {
-        for role in [Role::Main, Role::Vcpu, Role::Block] {
-            for attempt in REFUSED_TWICE.iter().chain(REFUSED_BY_FILTER) {
+        for role in [Role::Main, Role::MainHotplug, Role::Vcpu, Role::Block] {
+            // What hot-plug memory needs is the one difference.
+            let others =
+                |attempt: &&Attempt| role != Role::MainHotplug || attempt.0 != CHANGE_MEMORY.0;
+            for attempt in REFUSED_TWICE.iter().chain(REFUSED_BY_FILTER).filter(others) {
                 let prepare = || {
                     who.enter(&keep(&host)).unwrap();
                     filter::install(role).unwrap();
@@ -220,6 +221,23 @@ fn filtered_thread_that_tries_to_leave_is_killed() {
                 );
             }
         }
+    }
+}
+
+const CHANGE_MEMORY: Attempt = ("give the guest other memory", |_| {
+    plain(libc::SYS_ioctl, [0, of(0x4020_ae46), page(), 0, 0, 0])
+});
+
+#[test]
+fn memory_of_the_guest_changes_only_where_it_may_grow() {
+    let host = Host::new();
+    for who in everybody() {
+        let prepare = || {
+            who.enter(&keep(&host)).unwrap();
+            filter::install(Role::MainHotplug).unwrap();
+        };
+        let end = refusal(&host, prepare, &CHANGE_MEMORY);
+        assert!(matches!(end, Some(End::Exited(_))), "standard input is no VM: {end:?}");
     }
 }
 

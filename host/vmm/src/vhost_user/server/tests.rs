@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::super::memory::tests::memfd;
 use super::*;
+use crate::Memory;
 use crate::vsock::packet::{HEADER_LEN, Header, Op};
 use crate::vsock::testing::{CONFIG, DriverQueue, MEMORY_BYTES, QUEUE_SIZE, WRITE, data, header};
 
@@ -23,7 +24,7 @@ const SERVICE: u32 = 1024;
 /// A VMM with a guest whose driver is the test.
 struct FrontEnd {
     socket: Frontend,
-    memory: GuestMemoryMmap,
+    memory: Memory,
     queues: [DriverQueue; QUEUES],
     kicks: [EventFd; QUEUES],
     calls: [EventFd; QUEUES],
@@ -41,7 +42,8 @@ impl FrontEnd {
                 MEMORY_BYTES,
                 Some(FileOffset::new(file.try_clone().unwrap(), 0)),
             )])
-            .unwrap(),
+            .unwrap()
+            .into(),
             queues: [DriverQueue::new(0), DriverQueue::new(1)],
             kicks: [EventFd::new(0).unwrap(), EventFd::new(0).unwrap()],
             calls: [EventFd::new(0).unwrap(), EventFd::new(0).unwrap()],

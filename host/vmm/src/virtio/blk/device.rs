@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use nix::sys::epoll::EpollFlags;
 use virtio_queue::Queue;
@@ -156,6 +156,15 @@ impl Device {
     /// Those of timerfd_settime(2).
     pub fn set_limits(&mut self, limits: &Limits) -> io::Result<()> {
         self.limiter.reconfigure(limits)
+    }
+
+    /// A handle that lives for as long as a request that was started until now: those alone may still
+    /// write where memory is not there any more. `None`: there are none.
+    pub fn in_flight(&mut self) -> Option<Weak<Memory>> {
+        let State::Active(active) = &mut self.state else { return None };
+        let renewed = Arc::new(Memory::clone(&active.memory));
+        let old = Arc::downgrade(&std::mem::replace(&mut active.memory, renewed));
+        (old.strong_count() > 0).then_some(old)
     }
 
     /// Gives back what is done, takes what is there, and starts it.

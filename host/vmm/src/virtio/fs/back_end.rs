@@ -6,6 +6,7 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -18,7 +19,7 @@ use vhost::vhost_user::message::{
     VhostUserProtocolFeatures, VhostUserU64, VhostUserVirtioFeatures, VhostUserVringAddr,
     VhostUserVringAddrFlags, VhostUserVringState,
 };
-use vm_memory::{Address, ByteValued, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Address, ByteValued, FileOffset, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::Memory;
 
@@ -31,6 +32,33 @@ const HEADER_LEN: usize = 12;
 const VERSION: u32 = 1;
 /// The most regions of a memory table.
 const MAX_REGIONS: usize = 8;
+
+/// Memory that is contiguous for the guest and in the file.
+struct Part<'a> {
+    addr: u64,
+    len: u64,
+    file: &'a FileOffset,
+}
+
+/// The memory that is there, neighbours together. `None` if some of it has no file.
+fn contiguous(memory: &Memory) -> Option<Vec<Part<'_>>> {
+    let mut parts: Vec<Part<'_>> = Vec::new();
+    for region in memory.iter() {
+        let (addr, len) = (region.start_addr().raw_value(), region.len());
+        let file = region.file_offset()?;
+        match parts.last_mut() {
+            Some(last)
+                if last.addr + last.len == addr
+                    && last.file.start() + last.len == file.start()
+                    && Arc::ptr_eq(last.file.arc(), file.arc()) =>
+            {
+                last.len += len;
+            }
+            _ => parts.push(Part { addr, len, file }),
+        }
+    }
+    Some(parts)
+}
 
 /// Why a back end is given up. `request` is the number of the one that it happened at.
 #[derive(Debug, thiserror::Error)]
@@ -157,23 +185,20 @@ impl BackEnd {
         self.set(FrontendReq::SET_FEATURES, VhostUserU64::new(features).as_slice(), &[])
     }
 
-    /// Shares guest memory. The front end's addresses in it, by which it names rings, are said to be
+    /// Shares the guest memory that is there. The front end's addresses in it, by which it names rings, are said to be
     /// the guest's: where this process has it is nobody's business.
     ///
     /// # Errors
     /// [`BackEndError`].
     pub fn set_memory(&self, memory: &Memory) -> Result<(), BackEndError> {
         let unshared = || BackEndError::Memory { regions: MAX_REGIONS };
-        let count = u32::try_from(memory.num_regions()).map_err(|_| unshared())?;
-        if memory.num_regions() > MAX_REGIONS {
-            return Err(unshared());
-        }
+        let parts = contiguous(memory).filter(|parts| parts.len() <= MAX_REGIONS);
+        let parts = parts.ok_or_else(unshared)?;
+        let count = u32::try_from(parts.len()).map_err(|_| unshared())?;
         let mut body = VhostUserMemory::new(count).as_slice().to_vec();
-        let mut files = Vec::with_capacity(memory.num_regions());
-        for region in memory.iter() {
-            let file = region.file_offset().ok_or_else(unshared)?;
-            let addr = region.start_addr().raw_value();
-            let region = VhostUserMemoryRegion::new(addr, region.len(), addr, file.start());
+        let mut files = Vec::with_capacity(parts.len());
+        for Part { addr, len, file } in parts {
+            let region = VhostUserMemoryRegion::new(addr, len, addr, file.start());
             body.extend_from_slice(region.as_slice());
             files.push(file.file().as_fd());
         }
@@ -338,4 +363,33 @@ fn words<const BYTES: usize, const WORDS: usize>(bytes: [u8; BYTES]) -> [u32; WO
     const { assert!(BYTES == 4 * WORDS) };
     let (chunks, _) = bytes.as_chunks::<4>();
     std::array::from_fn(|at| u32::from_le_bytes(chunks[at]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Ram, Size};
+
+    #[test]
+    fn memory_that_is_there_is_shared_and_neighbours_are_one() {
+        let ram = Ram::create_on_host(Size { mib: 64, hotplug_mib: 300 }, 364).unwrap();
+        let hotplug = ram.hotplug().unwrap();
+        let places = || -> Vec<(u64, u64, u64)> {
+            let parts = contiguous(ram.guest()).unwrap().into_iter();
+            parts.map(|part| (part.addr, part.len >> 20, part.file.start() >> 20)).collect()
+        };
+        let start = hotplug.region().guest_addr;
+        for (there_mib, more) in [(0, None), (128, Some(128)), (256, Some(256)), (300, Some(300))] {
+            hotplug.set_there_len(there_mib << 20);
+            let more = more.map(|mib| (start, mib, 64));
+            let expected: Vec<_> = [Some((0, 64, 0)), more].into_iter().flatten().collect();
+            assert_eq!(places(), expected);
+        }
+    }
+
+    #[test]
+    fn memory_without_a_file_cannot_be_shared() {
+        let ranges = [(vm_memory::GuestAddress(0), 4096)];
+        assert!(contiguous(&Memory::from_ranges(&ranges).unwrap()).is_none());
+    }
 }

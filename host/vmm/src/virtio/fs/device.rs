@@ -13,6 +13,7 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_queue::QueueT;
 
 use super::back_end::{BackEnd, BackEndError, DEADLINE, Vring};
+use crate::Memory;
 use crate::virtio::{self, ActivateError, Activation, Counters, Interrupt, Kind, read_space};
 
 /// The most bytes of a tag. virtio 1.2 §5.11.4.
@@ -131,6 +132,15 @@ impl Device {
             started.push(index);
         }
         Ok(started)
+    }
+
+    /// Guest memory is another: a back end at work is told, and has no more than that when this returns.
+    pub fn share(&mut self, memory: &Memory) {
+        if matches!(self.state, State::Active { .. })
+            && let Err(error) = self.back_end.set_memory(memory)
+        {
+            self.give_up(&error);
+        }
     }
 
     /// The back end is of no use any more. A driver that uses it is told.

@@ -37,15 +37,16 @@ pub struct Blocks {
     addr: u64,
     blocks: Vec<Block>,
     requested_len: u64,
+    usable_len: u64,
 }
 
 impl Blocks {
     /// A region without a plugged block, of `len` bytes, from which a part of a block at the end is
-    /// left out.
+    /// left out. Nothing of it can be used.
     #[must_use]
     pub fn new(addr: u64, len: u64) -> Self {
         let count = usize::try_from(len / BLOCK_LEN).unwrap_or_default();
-        Self { addr, blocks: vec![Block::Empty; count], requested_len: 0 }
+        Self { addr, blocks: vec![Block::Empty; count], requested_len: 0, usable_len: 0 }
     }
 
     /// The region's first byte.
@@ -70,6 +71,26 @@ impl Blocks {
     #[must_use]
     pub fn plugged_len(&self) -> u64 {
         self.blocks.iter().filter(|&&block| block == Block::Plugged).count() as u64 * BLOCK_LEN
+    }
+
+    /// Bytes from the region's start on that may be plugged: memory is there.
+    #[must_use]
+    pub fn usable_len(&self) -> u64 {
+        self.usable_len
+    }
+
+    /// So many bytes may be plugged from now on, of the region's.
+    pub fn set_usable_len(&mut self, len: u64) {
+        self.usable_len = len.min(self.region_len());
+    }
+
+    /// Bytes from the region's start on that must be there: what the host wants to be plugged, and
+    /// whatever is plugged or leaving.
+    #[must_use]
+    pub fn needed_len(&self) -> u64 {
+        let last = self.blocks.iter().rposition(|&block| block != Block::Empty);
+        let kept = last.map_or(0, |last| (last as u64 + 1) * BLOCK_LEN);
+        self.requested_len.max(kept)
     }
 
     /// Wants so many bytes to be plugged.

@@ -34,7 +34,7 @@ enum Answer {
     Ack,
     /// Done: this is what the blocks are.
     State(State),
-    /// More than the host wants.
+    /// More than the host wants, or where nothing can be plugged now.
     Nack,
     /// The request makes no sense.
     Error,
@@ -167,10 +167,12 @@ fn answer(request: [u8; REQUEST_LEN], blocks: &mut Blocks) -> Answer {
     }
 }
 
-/// Blocks are memory without more: the host gives pages when they are touched.
+/// Usable blocks are memory without more: the host gives pages when they are touched.
 fn plug(blocks: &mut Blocks, range: &Range<usize>) -> Answer {
-    let (_, len) = blocks.place(range);
-    if blocks.plugged_len() + len > blocks.requested_len() {
+    let (addr, len) = blocks.place(range);
+    // The driver may not know yet that less of the region is usable: it is told to look again.
+    let is_usable = addr + len <= blocks.addr() + blocks.usable_len();
+    if !is_usable || blocks.plugged_len() + len > blocks.requested_len() {
         return Answer::Nack;
     }
     if blocks.state(range) != State::Unplugged {

@@ -7,6 +7,9 @@
 //!
 //! What is unplugged goes back to the host, bit by bit. Blocks survive a reset of the device: only the guest knows
 //! what it keeps in them.
+//!
+//! Of the region no more is usable than the device's owner lets be ([`Device::set_usable_len`]), who asks
+//! what is needed ([`Device::take_need`]) and makes memory be there.
 
 pub mod blocks;
 pub mod core;
@@ -30,7 +33,7 @@ const BLOCK_MIB: u32 = 2;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// What the guest should plug.
+    /// What the guest should plug, in MiB: a multiple of 2.
     pub mib: u32,
 }
 
@@ -59,16 +62,18 @@ pub struct Device {
     blocks: Blocks,
     active: Option<Activation>,
     numbers: Numbers,
+    /// What is needed may have changed since it was taken.
+    changed: bool,
 }
 
 impl Device {
-    /// A device for the hot-plug `region` that no driver has found.
+    /// A device for the hot-plug `region` that no driver has found. Nothing of it is usable yet.
     ///
     /// # Errors
     /// [`TargetError`].
     pub fn new(config: Config, region: &Region) -> Result<Self, TargetError> {
         let blocks = Blocks::new(region.guest_addr, region.len);
-        let mut device = Self { blocks, active: None, numbers: Numbers::default() };
+        let mut device = Self { blocks, active: None, numbers: Numbers::default(), changed: true };
         device.set_target_mib(config.mib)?;
         Ok(device)
     }
@@ -78,20 +83,49 @@ impl Device {
     /// # Errors
     /// [`TargetError`]: the target stays.
     pub fn set_target_mib(&mut self, mib: u32) -> Result<(), TargetError> {
+        let len = self.check_target(mib)?;
+        if len != self.blocks.requested_len() {
+            self.blocks.request(len);
+            self.changed = true;
+            self.tell();
+        }
+        Ok(())
+    }
+
+    /// The bytes of a target that can be one.
+    ///
+    /// # Errors
+    /// [`TargetError`]
+    pub fn check_target(&self, mib: u32) -> Result<u64, TargetError> {
         if !mib.is_multiple_of(BLOCK_MIB) {
             return Err(TargetError::NotBlocks { mib });
         }
-        let len = u64::from(mib) << 20;
-        if len > self.blocks.region_len() {
-            return Err(TargetError::TooLarge { mib, region_mib: self.blocks.region_len() >> 20 });
+        let (len, region_len) = (u64::from(mib) << 20, self.blocks.region_len());
+        if len > region_len {
+            return Err(TargetError::TooLarge { mib, region_mib: region_len >> 20 });
         }
-        if len != self.blocks.requested_len() {
-            self.blocks.request(len);
-            if let Some(active) = &self.active {
-                active.interrupt.config_changed();
-            }
+        Ok(len)
+    }
+
+    /// Bytes from the region's start on that must be there, if that may have changed since it was asked.
+    pub fn take_need(&mut self) -> Option<u64> {
+        std::mem::take(&mut self.changed).then(|| self.blocks.needed_len())
+    }
+
+    /// So many bytes from the region's start on are there, and the guest may plug them.
+    pub fn set_usable_len(&mut self, len: u64) {
+        let before = self.blocks.usable_len();
+        self.blocks.set_usable_len(len);
+        // More is told with the target that it is for.
+        if self.blocks.usable_len() < before {
+            self.tell();
         }
-        Ok(())
+    }
+
+    fn tell(&self) {
+        if let Some(active) = &self.active {
+            active.interrupt.config_changed();
+        }
     }
 
     /// How much the guest has plugged.
@@ -107,7 +141,7 @@ impl Device {
             0, // node_id, without a meaning
             blocks.addr(),
             blocks.region_len(),
-            blocks.region_len(), // all of it is usable
+            blocks.usable_len(),
             blocks.plugged_len(),
             blocks.requested_len(),
         ];
@@ -149,6 +183,7 @@ impl super::Device for Device {
         let Some(Activation { memory, queues, interrupt, .. }) = &mut self.active else { return };
         let Some(Some(queue)) = queues.get_mut(index) else { return };
         let passed = core::process(queue, memory, &mut self.blocks, &mut self.numbers);
+        self.changed = true;
         interrupt.settle(index, &passed);
     }
 
@@ -156,6 +191,7 @@ impl super::Device for Device {
         let mut counters = self.numbers.counters();
         counters.insert("plugged_bytes", self.blocks.plugged_len());
         counters.insert("requested_bytes", self.blocks.requested_len());
+        counters.insert("usable_bytes", self.blocks.usable_len());
         counters
     }
 }

@@ -5,9 +5,13 @@ use crate::memory::{Ram, Size};
 use crate::virtio::testing::Driver;
 
 fn driver(mib: u32) -> (Driver, Region) {
-    let ram = Ram::create_on_host(Size { mib: 32, hotplug_mib: 128 }, 32).unwrap();
-    let region = *ram.hotplug().unwrap();
-    let device = Device::new(Config { mib }, &region).unwrap();
+    let ram = Ram::create_on_host(Size { mib: 32, hotplug_mib: 128 }, 160).unwrap();
+    let hotplug = ram.hotplug().unwrap();
+    let region = *hotplug.region();
+    hotplug.set_there_len(region.len);
+    let mut device = Device::new(Config { mib }, &region).unwrap();
+    assert_eq!(device.take_need(), Some(u64::from(mib) << 20));
+    device.set_usable_len(region.len);
     (Driver::with_memory(Box::new(device), ram.guest().clone()), region)
 }
 
@@ -70,6 +74,35 @@ fn targets_that_cannot_be_are_refused_and_the_old_one_stays() {
     assert!(set(u32::MAX - 1).is_err());
     assert_eq!(word(&driver, 48), 2 << 20);
     assert!(Device::new(Config { mib: 1 }, &region).is_err());
+}
+
+#[test]
+fn usable_part_of_the_region_follows_and_the_guest_is_told_that_it_shrank() {
+    let (mut driver, region) = driver(128);
+    driver.start(F_UNPLUGGED_INACCESSIBLE, 16);
+    driver.take_config_interrupt();
+    for (len, told) in [(64 << 20, true), (64 << 20, false), (128 << 20, false), (0, true)] {
+        with_device(&driver, |device| device.set_usable_len(len));
+        assert_eq!(driver.take_config_interrupt(), told, "{len}");
+        assert_eq!(word(&driver, 32), len);
+        assert_eq!(driver.counter("usable_bytes"), len);
+    }
+    assert_eq!(word(&driver, 24), 128 << 20, "the region stays");
+    assert_eq!(plug(&mut driver, region.guest_addr, 1), 1, "NACK");
+}
+
+#[test]
+fn need_is_told_once_after_the_host_or_the_guest_changed_it() {
+    let (mut driver, region) = driver(8);
+    let need = |driver: &Driver| with_device(driver, Device::take_need);
+    driver.start(F_UNPLUGGED_INACCESSIBLE, 16);
+    driver.run();
+    need(&driver);
+    assert_eq!(need(&driver), None);
+    with_device(&driver, |device| device.set_target_mib(32).unwrap());
+    assert_eq!([need(&driver), need(&driver)], [Some(32 << 20), None]);
+    assert_eq!(plug(&mut driver, region.guest_addr + (62 << 20), 1), 0);
+    assert_eq!([need(&driver), need(&driver)], [Some(64 << 20), None]);
 }
 
 #[test]

@@ -57,6 +57,7 @@ fn device_that_lies_is_let_go_of() {
     let file = std::fs::File::open("/dev/null").unwrap();
     for (report, descriptor) in [
         (Report::Offer { host_port: 5 }, None),
+        (Report::Offer { host_port: 5 }, Some(file.as_fd())),
         (Report::Listening { host_port: 5, free: true }, Some(file.as_fd())),
     ] {
         let (ours, device) = Channel::pair().unwrap();

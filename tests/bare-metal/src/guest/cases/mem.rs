@@ -4,10 +4,14 @@ use super::Cases;
 use crate::guest::clock;
 use crate::guest::memory::{self, PAGE};
 use crate::guest::serial::say;
-use crate::guest::virtio::{Buffer, Device, Queue, kind};
+use crate::guest::virtio::{Buffer, Device, Queue, Rings, kind, status};
 
-pub const CASES: Cases =
-    &[("mem-plug", plug), ("mem-refusals", refusals), ("mem-unplugged-access", unplugged_access)];
+pub const CASES: Cases = &[
+    ("mem-plug", plug),
+    ("mem-refusals", refusals),
+    ("mem-limit", limit),
+    ("mem-devices", devices),
+];
 
 /// Requests and answers. virtio 1.2 §5.15.6.
 const PLUG: u16 = 0;
@@ -23,6 +27,7 @@ const UNPLUGGED: u16 = 1;
 const BLOCK_SIZE: u64 = 0;
 const ADDRESS: u64 = 16;
 const REGION_SIZE: u64 = 24;
+const USABLE_SIZE: u64 = 32;
 const PLUGGED_SIZE: u64 = 40;
 const REQUESTED_SIZE: u64 = 48;
 
@@ -68,13 +73,38 @@ impl Mem {
 
     #[track_caller]
     fn wait_for_size(&self, wanted: impl Fn(u64) -> bool) -> u64 {
+        self.wait_for(REQUESTED_SIZE, wanted)
+    }
+
+    #[track_caller]
+    fn wait_for(&self, field: u64, wanted: impl Fn(u64) -> bool) -> u64 {
         let end = clock::after_ms(30_000);
         loop {
-            let size = self.device.config64(REQUESTED_SIZE);
+            let size = self.device.config64(field);
             if wanted(size) {
                 return size;
             }
-            assert!(!end.is_past(), "the requested size stays at {size}");
+            assert!(!end.is_past(), "the field at {field} stays at {size}");
+        }
+    }
+
+    fn usable(&self) -> u64 {
+        self.device.config64(USABLE_SIZE)
+    }
+
+    /// Writes a word of each block in a range of offsets, plugged or not.
+    fn touch(&self, from: u64, to: u64) {
+        for offset in (from..to).step_by(1 << 21) {
+            memory::write64(self.start + offset, offset);
+        }
+    }
+
+    /// There is no memory in a range of offsets: what is written is lost, and all bits read as one.
+    #[track_caller]
+    fn expect_nothing(&self, from: u64, to: u64) {
+        self.touch(from, to);
+        for offset in (from..to).step_by(1 << 21).chain([to - 8]) {
+            assert_eq!(memory::read64(self.start + offset), u64::MAX, "at offset {offset:#x}");
         }
     }
 
@@ -148,10 +178,101 @@ fn refusals() {
     assert_eq!(mem.device.config64(PLUGGED_SIZE), 0);
 }
 
-/// A touch of the region where nothing is plugged may read anything, and the machine lives.
-fn unplugged_access() {
-    let mem = Mem::start();
-    memory::read64(mem.start);
-    memory::read64(mem.start + mem.size - 8);
-    say!("read");
+/// Takes all that it can of a region of two chunks while the host grants none, one and both of them, and
+/// wants them back.
+fn limit() {
+    let mut mem = Mem::start();
+    let (all, chunk, block) = (mem.size, mem.size / 2, mem.block);
+    assert_eq!(mem.usable(), 0);
+    mem.expect_nothing(0, all);
+    say!("nothing granted");
+
+    mem.wait_for_size(|size| size == block);
+    assert_eq!(mem.usable(), chunk);
+    assert_eq!(mem.ask(PLUG, mem.start + chunk, 1).0, NACK, "beyond what is usable");
+    assert_eq!(mem.ask(PLUG, mem.start + chunk - block, 2).0, NACK, "beyond what is usable");
+    assert_eq!(mem.ask(PLUG, mem.start, 1).0, ACK);
+    assert_eq!(mem.ask(PLUG, mem.start + block, 1).0, NACK, "more than was asked for");
+    mem.touch(0, chunk);
+    mem.expect_nothing(chunk, all);
+    say!("one chunk granted");
+
+    mem.wait_for_size(|size| size == all);
+    assert_eq!(mem.usable(), all);
+    mem.touch(chunk, all);
+    assert_eq!(mem.ask(PLUG, mem.start + all - block, 1).0, ACK);
+    say!("all granted");
+
+    mem.wait_for_size(|size| size == 0);
+    assert_eq!(mem.ask(UNPLUG, mem.start, 1).0, ACK);
+    assert_eq!(mem.usable(), all, "the last block is plugged");
+    assert_eq!(memory::read64(mem.start + all - block), all - block);
+    say!("last block kept");
+
+    mem.wait_for_size(|size| size == block);
+    assert_eq!(mem.ask(UNPLUG_ALL, 0, 0).0, ACK);
+    mem.wait_for(USABLE_SIZE, |size| size == chunk);
+    mem.expect_nothing(chunk, all);
+    say!("second chunk taken");
+
+    mem.wait_for_size(|size| size == 0);
+    mem.wait_for(USABLE_SIZE, |size| size == 0);
+    mem.expect_nothing(0, all);
+    say!("all taken");
+
+    mem.wait_for_size(|size| size == chunk);
+    assert_eq!(mem.ask(PLUG, mem.start, mem.blocks(chunk)).0, ACK);
+    for offset in (0..chunk).step_by(2 << 20) {
+        assert_eq!(memory::read64(mem.start + offset), 0, "new memory at offset {offset:#x}");
+    }
+    memory::pattern(mem.start, 4 * PAGE, 5);
+    memory::expect_pattern(mem.start, 4 * PAGE, 5);
+}
+
+/// Devices use memory that was granted, and none that was not.
+fn devices() {
+    let mut mem = Mem::start();
+    let device = Device::find(kind::ENTROPY);
+    let features = device.negotiate(0);
+    let mut queue = device.queue(0, 16, features);
+    device.ready();
+    let nowhere = mem.start + mem.size - PAGE;
+    for buffer in [mem.start, nowhere] {
+        assert_eq!(queue.ask(&[Buffer::fill(buffer, 4096)]), 0, "written where nothing is");
+    }
+    assert_eq!(queue.ask(&[Buffer::fill(mem.page, 64)]), 64);
+    say!("nothing granted");
+
+    let size = mem.wait_for_size(|size| size > 0);
+    assert_eq!(mem.ask(PLUG, mem.start, mem.blocks(size)).0, ACK);
+    assert_eq!(queue.ask(&[Buffer::fill(mem.start, 4096)]), 4096);
+    let end = mem.start + mem.usable();
+    assert_eq!(queue.ask(&[Buffer::fill(end - 64, 4096)]), 0, "written beyond what is usable");
+    // Rings in memory that goes.
+    let at = mem.start + PAGE;
+    let rings = Rings { size: 8, descriptors: at, available: at + 1024, used: at + 2048 };
+    let features = device.negotiate(0);
+    device.set_queue(0, &rings);
+    let mut queue = Queue::new(device, 0, rings, features);
+    device.ready();
+    assert_eq!(queue.ask(&[Buffer::fill(mem.page, 64)]), 64);
+    say!("rings moved");
+
+    mem.wait_for_size(|size| size == 0);
+    assert_eq!(mem.ask(UNPLUG_ALL, 0, 0).0, ACK);
+    mem.wait_for(USABLE_SIZE, |size| size == 0);
+    device.notify(0);
+    let end = clock::after_ms(30_000);
+    while device.status() & status::NEEDS_RESET == 0 {
+        assert!(!end.is_past(), "a device whose rings are gone says nothing");
+    }
+    say!("taken");
+
+    // Another that never was there.
+    mem.wait_for_size(|size| size > 0);
+    device.negotiate(0);
+    let at = mem.start + mem.usable();
+    device.set_queue(0, &Rings { size: 8, descriptors: at, available: at + 1024, used: at + 2048 });
+    device.add_status(status::DRIVER_OK);
+    assert_ne!(device.status() & status::NEEDS_RESET, 0, "rings where nothing is");
 }

@@ -214,6 +214,31 @@ fn many_requests_at_once_are_all_done_and_each_as_asked() {
 }
 
 #[test]
+fn requests_at_work_are_known_until_the_last_of_them_is_done() {
+    for engine in engines() {
+        let mut bench = Bench::with(engine);
+        let in_flight = |bench: &Bench| {
+            bench.driver.transport.device().downcast_mut::<Device>().unwrap().in_flight()
+        };
+        assert!(in_flight(&bench).is_none());
+        let request = match &bench.driver.transport.device().downcast_mut::<Device>().unwrap().state
+        {
+            State::Active(active) => Arc::clone(&active.memory),
+            other => panic!("{other:?}"),
+        };
+        let handle = in_flight(&bench).unwrap();
+        assert!(in_flight(&bench).is_none(), "what was begun since is not at work");
+        let data = bench.driver.queue(0).writable(64 << 10);
+        let sent = bench.add(IN, 0, Some(data));
+        assert_eq!(bench.finish(sent), DONE);
+        assert_eq!(handle.strong_count(), 1);
+        drop(request);
+        assert_eq!(handle.strong_count(), 0);
+        assert!(in_flight(&bench).is_none());
+    }
+}
+
+#[test]
 fn read_only_disk_is_not_changed_whatever_the_driver_tries() {
     for engine in engines() {
         let mut file = image(SECTORS);

@@ -19,6 +19,7 @@ use virtio_queue::Queue;
 
 use super::*;
 use crate::Memory;
+use crate::memory::{Ram, Size};
 use crate::vhost_user::backend::Backend;
 use crate::virtio::queue::{self, Limits, Request, Served};
 use crate::virtio::testing::{Buffer, Driver, DriverQueue};
@@ -249,6 +250,32 @@ fn queue_that_the_driver_does_not_want_is_not_started() {
     for request in [FrontendReq::SET_VRING_KICK, FrontendReq::GET_VRING_BASE] {
         assert_eq!(seen.iter().filter(|&&one| one == u32::from(request)).count(), 1);
     }
+}
+
+#[test]
+fn back_end_at_work_is_told_that_memory_grows_and_shrinks() {
+    let ram = Ram::create_on_host(Size { mib: 32, hotplug_mib: 512 }, 544).unwrap();
+    let hotplug = ram.hotplug().unwrap();
+    let (socket, requests) = dishonest(NEVER, Fault::Closes);
+    let device = Device::new(&config(), socket.into()).unwrap();
+    let mut driver = Driver::with_memory(Box::new(device), ram.guest().clone());
+    let share = |driver: &Driver| {
+        driver.transport.device().downcast_mut::<Device>().unwrap().share(hotplug.memory());
+    };
+    let told = || {
+        let table = |&request: &u32| request == u32::from(FrontendReq::SET_MEM_TABLE);
+        requests.try_iter().filter(table).count()
+    };
+    share(&driver);
+    assert_eq!(told(), 0, "it has none yet");
+    driver.start(0, 16);
+    assert_eq!(told(), 1);
+    for len in [512 << 20, 128 << 20, 0] {
+        hotplug.set_there_len(len);
+        share(&driver);
+        assert_eq!(told(), 1);
+    }
+    assert_eq!(driver.counter("back_end_failures"), 0);
 }
 
 #[test]

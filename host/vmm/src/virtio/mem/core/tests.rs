@@ -40,8 +40,10 @@ fn block(index: u64) -> u64 {
 impl Bench {
     /// A region of 64 blocks, of which the host wants so many.
     fn new(requested: u64) -> Self {
-        let ram = Ram::create_on_host(Size { mib: 32, hotplug_mib: 128 }, 32).unwrap();
-        assert_eq!(ram.hotplug().unwrap().guest_addr, REGION);
+        let ram = Ram::create_on_host(Size { mib: 32, hotplug_mib: 128 }, 160).unwrap();
+        let hotplug = ram.hotplug().unwrap();
+        assert_eq!(hotplug.region().guest_addr, REGION);
+        hotplug.set_there_len(COUNT * BLOCK_LEN);
         Self::with_memory(requested, ram.guest().clone())
     }
 
@@ -50,6 +52,7 @@ impl Bench {
         let queue = driver.device_queue();
         let mut blocks = Blocks::new(REGION, COUNT * BLOCK_LEN);
         blocks.request(requested * BLOCK_LEN);
+        blocks.set_usable_len(COUNT * BLOCK_LEN);
         Self { memory, driver, queue, blocks, numbers: Numbers::default() }
     }
 
@@ -96,6 +99,38 @@ fn blocks_are_plugged_up_to_what_the_host_wants() {
     assert_eq!(bench.ask(PLUG, block(2), 5), ERROR, "one of them is");
     let Numbers { requests, refused, malformed, failed } = bench.numbers;
     assert_eq!((requests, refused, malformed, failed), (2, 3, 2, 0));
+}
+
+#[test]
+fn blocks_beyond_what_is_usable_are_not_plugged_whatever_the_host_wants() {
+    let mut bench = Bench::new(64);
+    bench.blocks.set_usable_len(4 * BLOCK_LEN);
+    assert_eq!(bench.ask(PLUG, block(4), 1), NACK);
+    assert_eq!(bench.ask(PLUG, block(3), 2), NACK);
+    assert_eq!(bench.ask(PLUG, block(COUNT - 1), 1), NACK);
+    assert_eq!(bench.ask(STATE, block(4), 1), IS_UNPLUGGED);
+    assert_eq!(bench.ask(PLUG, block(0), 4), ACK);
+    bench.blocks.set_usable_len(u64::MAX);
+    assert_eq!(bench.blocks.usable_len(), COUNT * BLOCK_LEN, "no more than the region");
+    assert_eq!(bench.ask(PLUG, block(4), 1), ACK);
+    assert_eq!(bench.numbers.refused, 3);
+}
+
+#[test]
+fn memory_is_needed_for_what_the_host_wants_and_for_all_that_is_plugged_or_leaving() {
+    let mut bench = Bench::new(64);
+    assert_eq!(bench.blocks.needed_len(), 64 * BLOCK_LEN);
+    assert_eq!(bench.ask(PLUG, block(40), 20), ACK);
+    bench.blocks.request(2 * BLOCK_LEN);
+    assert_eq!(bench.blocks.needed_len(), 60 * BLOCK_LEN);
+    assert_eq!(bench.ask(UNPLUG, block(50), 10), ACK);
+    assert_eq!(bench.blocks.needed_len(), 50 * BLOCK_LEN);
+    bench.blocks.unplug(&(40..50));
+    assert_eq!(bench.blocks.needed_len(), 50 * BLOCK_LEN, "its pages are still to be taken");
+    assert_eq!(bench.ask(UNPLUG_ALL, 0, 0), ACK);
+    assert_eq!(bench.blocks.needed_len(), 2 * BLOCK_LEN);
+    bench.blocks.request(0);
+    assert_eq!(bench.blocks.needed_len(), 0);
 }
 
 #[test]

@@ -1,0 +1,62 @@
+//! The devices that no container sees yet, by Linux' own drivers.
+
+use std::fs;
+use std::path::PathBuf;
+
+use husk_tests::bare_bed::{Guest, Linux, Setup, Tap, open_kvm};
+use husk_tests::guest::{cpio, init_program};
+use husk_vmm::control::Request;
+
+use super::DEADLINE;
+
+const DISK_BYTES: usize = 1 << 20;
+
+/// A machine with every device that Linux has a driver for, or why there is none here.
+fn machine(folder: &tempfile::TempDir) -> Result<Setup, String> {
+    let kernel = super::kernel()?;
+    let built = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../build/guest/vmlinux");
+    let init = fs::read(init_program("devices-init")).unwrap();
+    let initramfs = folder.path().join("initramfs.cpio");
+    fs::write(&initramfs, cpio(&[("init", &init)]).unwrap()).unwrap();
+    let words = ["console=ttyS0", "quiet", "panic=-1", "reboot=k", "acpi=off", "pci=off"];
+    let linux = Linux {
+        kernel: kernel.unwrap_or_else(built),
+        initramfs,
+        words: words.map(String::from).to_vec(),
+    };
+    let tap = Tap::new().map_err(|error| format!("make a tap: {error}"))?;
+    Ok(Setup {
+        linux: Some(linux),
+        memory_mib: 128,
+        hotplug_mib: 256,
+        tap: Some(tap),
+        balloon: Some(0),
+        ..Setup::new("linux-devices").disk(folder, 1)
+    })
+}
+
+#[test]
+fn drivers_of_linux_work_with_every_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let (setup, kvm) = match machine(&folder).and_then(|setup| Ok((setup, open_kvm()?))) {
+        Ok(machine) => machine,
+        Err(reason) => return eprintln!("SKIPPED: {reason}"),
+    };
+    let disk = setup.disks[0].path.clone();
+    let before: Vec<u8> = (0u8..=250).cycle().take(DISK_BYTES).collect();
+    fs::write(&disk, &before).unwrap();
+    let guest = Guest::start(&setup, kvm).unwrap();
+    guest.expect("memory: more, please", DEADLINE);
+    guest.command(Request::MemTarget { mib: 128 });
+    guest.expect("balloon: take some", DEADLINE);
+    guest.command(Request::BalloonTarget { mib: 32 });
+    guest.expect("balloon: give it back", DEADLINE);
+    guest.command(Request::BalloonTarget { mib: 0 });
+    let ended = guest.finish(DEADLINE);
+    for device in ["file systems", "net", "disk", "memory", "balloon"] {
+        assert_eq!(ended.values(&format!("{device}: good")).len(), 1, "{device}: {ended}");
+    }
+    assert!(ended.status.is_some_and(|status| status.success()), "{ended}");
+    let after: Vec<u8> = before.iter().map(|byte| byte.wrapping_add(1)).collect();
+    assert!(fs::read(&disk).unwrap() == after, "the disk is not as the guest wrote it");
+}
