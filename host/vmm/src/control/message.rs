@@ -29,7 +29,8 @@ pub enum Request {
     Resume,
     /// Ends the machine as if its plug were pulled. The process ends, too.
     Stop,
-    /// Asks for [`Statistics`].
+    /// Asks for [`Statistics`]. What the guest says of its own memory is what it said after the
+    /// request before.
     Statistics,
     /// How much memory the guest should give up through its balloon.
     BalloonTarget {

@@ -208,11 +208,15 @@ impl Devices {
         self.guest.get()
     }
 
-    /// What each of them counted. What the guest says of its memory is what it said when this was
-    /// asked before: it answers in its own time.
-    pub fn statistics(&self) -> Vec<DeviceStatistics> {
+    /// Asks the guest how its memory stands, which is among the statistics once it has answered.
+    /// Writes to guest memory.
+    pub fn ask_guest(&self) {
         // One that cannot be asked now still has to answer, or never will.
         let _ = self.change(&Name::Only, balloon::Device::ask_for_statistics);
+    }
+
+    /// What each of them counted.
+    pub fn statistics(&self) -> Vec<DeviceStatistics> {
         let numbers = |(transport, name): (&Arc<Transport>, &Name)| {
             let counters = transport.counters().into_iter();
             DeviceStatistics {

@@ -112,6 +112,8 @@ impl Session {
         self.running.stop();
         if matches!(end, End::Machine(_)) {
             self.serve_last()?;
+            // How far it came in its last moments; the end is told anyway.
+            self.tell_progress()?;
         }
         let ended = Event::Ended { status: end.status(), how: end.to_string() };
         // A monitor that is gone hears nothing.
@@ -293,6 +295,9 @@ impl Session {
     }
 
     fn statistics(&mut self) -> Reply {
+        if self.state == State::Running {
+            self.devices.ask_guest();
+        }
         let stats = self.running.stats();
         let mut exits: std::collections::BTreeMap<String, u64> =
             stats.exits.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();

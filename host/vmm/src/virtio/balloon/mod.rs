@@ -141,8 +141,8 @@ impl Device {
         Ok(())
     }
 
-    /// Asks the guest how it is off; the answer is among the counters once it came. False if it cannot
-    /// be asked now: it has not answered yet, or does not know how.
+    /// Asks the guest how it is off; the answer is among the counters once it came. False if it
+    /// cannot be asked now: it has not answered yet, or does not know how.
     pub fn ask_for_statistics(&mut self) -> bool {
         let Some(active) = &mut self.active else { return false };
         let index = (0..QUEUES).find(|&at| Role::of(at, active.features) == Some(Role::Statistics));
