@@ -32,6 +32,7 @@ const LAST_TURNS: usize = 64;
 const TOKEN_CONTROL: u64 = 0;
 const TOKEN_EXIT: u64 = 1;
 const TOKEN_DEVICES: u64 = 2;
+const TOKEN_CONSOLE: u64 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -74,6 +75,8 @@ impl Session {
             epoll.add(&control, EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_CONTROL))?;
             let exit = EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_EXIT);
             epoll.add(running.exit_event(), exit)?;
+            let console = EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_CONSOLE);
+            epoll.add(running.console_timer(), console)?;
             // Devices are served from the start: the host may already connect.
             epoll.add(events.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_DEVICES))?;
             Ok(epoll)
@@ -140,7 +143,7 @@ impl Session {
     }
 
     fn turns(&mut self) -> Result<End, ProcessError> {
-        let mut ready = [EpollEvent::empty(); 3];
+        let mut ready = [EpollEvent::empty(); 4];
         loop {
             let count = match self.epoll.wait(&mut ready, EpollTimeout::NONE) {
                 Ok(count) => count,
@@ -167,6 +170,10 @@ impl Session {
             TOKEN_EXIT => {
                 let unknown = || Exit::Unexpected { reason: "no reason".to_owned() };
                 Ok(Some(End::Machine(self.running.exit().unwrap_or_else(unknown))))
+            }
+            TOKEN_CONSOLE => {
+                self.running.settle_console();
+                Ok(None)
             }
             _ => {
                 if self.state != State::Paused {
