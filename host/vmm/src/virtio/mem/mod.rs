@@ -5,8 +5,8 @@
 //! - [`blocks`]: which blocks are plugged;
 //! - here: what the transport sees, and the request.
 //!
-//! What is unplugged goes back to the host, bit by bit. Blocks survive a reset of the device: only the guest knows
-//! what it keeps in them.
+//! What is unplugged goes back to the host, bit by bit. Blocks survive a reset of the device: only
+//! the guest knows what it keeps in them.
 //!
 //! Of the region no more is usable than the device's owner lets be ([`Device::set_usable_len`]), who asks
 //! what is needed ([`Device::take_need`]) and makes memory be there.

@@ -169,6 +169,8 @@ impl Transport {
     fn write_register(&self, register: Register, value: u32) {
         match register {
             Register::InterruptAck => self.interrupt.acknowledge(value),
+            // Whichever is selected, there is none.
+            Register::SharedMemory => {}
             Register::QueueNotify => match usize::try_from(value) {
                 Ok(index) if index < self.kicks().len() => self.interrupt.again(index),
                 _ => self.bad_access(),
