@@ -31,6 +31,8 @@ mod prepare;
 mod process;
 pub mod qemu;
 pub mod survey;
+#[cfg(test)]
+mod testing;
 
 pub use diagnosis::{BootPhase, Diagnosis};
 

@@ -118,29 +118,8 @@ mod tests {
     use std::error::Error;
     use std::path::PathBuf;
 
+    use super::super::testing;
     use super::*;
-
-    /// A configuration whose files exist.
-    fn bench() -> (tempfile::TempDir, VmConfig) {
-        let folder = tempfile::tempdir().unwrap();
-        let file = |name: &str| -> PathBuf {
-            let path = folder.path().join(name);
-            std::fs::write(&path, "").unwrap();
-            path
-        };
-        let config = VmConfig {
-            kernel: file("vmlinux"),
-            initramfs: file("initramfs"),
-            kernel_args: vec![],
-            vcpus: 1,
-            memory_mib: 64,
-            disks: vec![],
-            guest_cid: 3,
-            host_cid: 2,
-            console_log: folder.path().join("console.log"),
-        };
-        (folder, config)
-    }
 
     fn disk(serial: &str, path: PathBuf) -> Disk {
         Disk { serial: serial.into(), path, read_only: true, disposable: false }
@@ -148,7 +127,7 @@ mod tests {
 
     #[test]
     fn files_that_are_missing_or_folders_are_named() {
-        let (folder, config) = bench();
+        let (folder, config) = testing::config();
         let missing = folder.path().join("missing");
         for path in [missing.clone(), folder.path().to_owned()] {
             for (config, what) in [
@@ -167,7 +146,7 @@ mod tests {
 
     #[test]
     fn pipe_whose_other_end_nobody_opens_is_refused_at_once() {
-        let (folder, config) = bench();
+        let (folder, config) = testing::config();
         let pipe = folder.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         for read_only in [true, false] {
@@ -184,7 +163,7 @@ mod tests {
 
     #[test]
     fn serials_that_could_be_options_are_too_long_or_appear_twice_are_refused() {
-        let (_folder, config) = bench();
+        let (_folder, config) = testing::config();
         for serial in ["", "a,b", "a=b", "a b", "ä", "123456789012345678901"] {
             let disks = vec![disk(serial, config.kernel.clone())];
             let error = prepare(&VmConfig { disks, ..config.clone() }).unwrap_err();
@@ -197,7 +176,7 @@ mod tests {
 
     #[test]
     fn vm_of_no_size_or_of_too_much_is_refused() {
-        let (_folder, config) = bench();
+        let (_folder, config) = testing::config();
         for vcpus in [0, 33, 1000] {
             let error = prepare(&VmConfig { vcpus, ..config.clone() }).unwrap_err();
             assert!(matches!(error, VmError::Vcpus { .. }), "{error}");

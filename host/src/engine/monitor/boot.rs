@@ -22,8 +22,8 @@ pub const IMAGE_SERIAL: &str = "image";
 /// Serial of the writable layer's disk.
 pub const DISK_SERIAL: &str = "disk";
 
-/// How long a guest may take from the VM's start to the agent's hello, and for an answer later. Emulated guests on a busy
-/// machine are slow; a guest that is stuck stays stuck.
+/// How long a guest may take from the VM's start to the agent's hello, and for an answer later.
+/// Emulated guests on a busy machine are slow; a guest that is stuck stays stuck.
 const GUEST_DEADLINE: Duration = Duration::from_secs(60);
 /// Another deadline, in seconds.
 const GUEST_DEADLINE_VARIABLE: &str = "HUSK_GUEST_TIMEOUT";

@@ -185,7 +185,9 @@ fn read(
 ) -> Result<(), ChannelError> {
     loop {
         match channel.receive()? {
-            Received::Message(_, Some(_)) => return Err(ChannelError::Descriptors { count: 1 }),
+            Received::Message(_, Some(_)) | Received::Stripped(_) => {
+                return Err(ChannelError::Descriptors { count: 1 });
+            }
             Received::Message(Message::Event(event), None) => on_event(Some(event)),
             Received::Message(Message::Reply { id, reply }, None) => answers.take(id, reply),
             Received::Nothing => wait(channel, PollFlags::POLLIN, PollTimeout::NONE),

@@ -29,7 +29,8 @@ pub enum Request {
     Resume,
     /// Ends the machine as if its plug were pulled. The process ends, too.
     Stop,
-    /// Asks for [`Statistics`].
+    /// Asks for [`Statistics`]. What the guest says of its own memory is what it said after the
+    /// request before.
     Statistics,
     /// How much memory the guest should give up through its balloon.
     BalloonTarget {
@@ -135,7 +136,7 @@ pub struct Statistics {
 pub struct DeviceStatistics {
     /// Its kind.
     pub kind: String,
-    /// Serial of a disk, address of a network interface, else empty.
+    /// Serial of a disk, address of a network interface, tag of a file system, else empty.
     pub name: String,
     /// Its own counters.
     pub counters: BTreeMap<String, u64>,

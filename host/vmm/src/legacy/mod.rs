@@ -66,7 +66,7 @@ impl Legacy {
     /// pipe, as long as there is room in it, and nowhere without one.
     ///
     /// # Errors
-    /// Those of eventfd(2), and of fcntl(2) on the pipe.
+    /// Those of eventfd(2) and timerfd_create(2), and of fcntl(2) on the pipe.
     pub fn new(console: Option<OwnedFd>) -> io::Result<Self> {
         let serial = Arc::new(Serial::new(Sink::new(console)?)?);
         Ok(Self { serial, reset: Reset::default() })
@@ -90,6 +90,22 @@ impl Legacy {
     #[must_use]
     pub fn serial_interrupt(&self) -> BorrowedFd<'_> {
         self.serial.interrupt()
+    }
+
+    /// Readable when [`Self::settle_console`] is due.
+    #[must_use]
+    pub fn console_timer(&self) -> BorrowedFd<'_> {
+        self.serial.timer()
+    }
+
+    /// Passes on what the guest sent and what waits for more to go with.
+    pub fn settle_console(&self) {
+        self.serial.settle();
+    }
+
+    /// Passes on the guest's last words.
+    pub fn end_console(&self) {
+        self.serial.pass_on();
     }
 
     /// Whether the guest asked for a reset.

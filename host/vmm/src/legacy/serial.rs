@@ -4,9 +4,10 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::timerfd::TimerFd;
 use vm_superio::Trigger;
 use vm_superio::serial::NoEvents;
 
@@ -27,11 +28,14 @@ impl Trigger for Line {
     }
 }
 
+type Port = vm_superio::Serial<Line, NoEvents, Sink>;
+
 /// See the module.
 pub struct Serial {
-    port: Mutex<vm_superio::Serial<Line, NoEvents, Sink>>,
+    port: Mutex<Port>,
     line: Line,
     lost: Arc<AtomicU64>,
+    timer: Arc<TimerFd>,
 }
 
 impl Serial {
@@ -42,14 +46,33 @@ impl Serial {
     pub fn new(sink: Sink) -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let line = Line(Arc::new(EventFd::from_flags(flags)?));
-        let lost = sink.lost();
+        let (lost, timer) = (sink.lost(), sink.timer());
         let port = Mutex::new(vm_superio::Serial::new(line.clone(), sink));
-        Ok(Self { port, line, lost })
+        Ok(Self { port, line, lost, timer })
     }
 
     /// Its interrupt.
     pub fn interrupt(&self) -> BorrowedFd<'_> {
         self.line.0.as_fd()
+    }
+
+    /// Readable when [`Self::settle`] is due.
+    pub fn timer(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
+    }
+
+    /// What waits for more to go with goes now.
+    pub fn settle(&self) {
+        self.lock().writer_mut().settle();
+    }
+
+    /// The same, and nothing more is expected.
+    pub fn pass_on(&self) {
+        self.lock().writer_mut().pass_on();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Port> {
+        self.port.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes that the guest sent and nobody got.
@@ -61,14 +84,14 @@ impl Serial {
 /// The registers are bytes: a wider access is one of the registers beside each other.
 impl Registers for Serial {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        let mut port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut port = self.lock();
         for (byte, register) in data.iter_mut().zip(offset..) {
             *byte = u8::try_from(register).map_or(0xff, |register| port.read(register));
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        let mut port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut port = self.lock();
         for (byte, register) in data.iter().zip(offset..) {
             if let Ok(register) = u8::try_from(register) {
                 // It only fails when looped back bytes find no room: they are lost as on the device.

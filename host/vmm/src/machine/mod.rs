@@ -78,7 +78,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine with the memory that is there and so many processors, on `kvm`, which is an open `/dev/kvm`.
+    /// A machine with the memory that is there and so many processors, on `kvm`, which is an open
+    /// `/dev/kvm`.
     ///
     /// # Errors
     /// [`MachineError`]: this KVM cannot, or does not want to.

@@ -73,7 +73,8 @@ impl Running {
         self.surroundings.gate.open();
     }
 
-    /// Ends the processors for good and joins their threads. Nothing to do the second time.
+    /// Ends the processors for good and joins their threads; what they sent has been passed on.
+    /// Nothing to do the second time.
     pub fn stop(&mut self) {
         self.surroundings.gate.shut();
         self.kick();
@@ -81,6 +82,7 @@ impl Running {
             // A thread that panicked has nothing more to say.
             let _ = processor.thread.take().map(JoinHandle::join);
         }
+        self.legacy.end_console();
     }
 
     /// Shows the region at `index` of [`Memory::regions`] to the processors, which may be in the guest.
@@ -115,6 +117,17 @@ impl Running {
     #[must_use]
     pub fn exit_event(&self) -> BorrowedFd<'_> {
         self.surroundings.ended.as_fd()
+    }
+
+    /// Readable when [`Self::settle_console`] is due.
+    #[must_use]
+    pub fn console_timer(&self) -> BorrowedFd<'_> {
+        self.legacy.console_timer()
+    }
+
+    /// Passes on what the guest sent to its console and what waits for more to go with.
+    pub fn settle_console(&self) {
+        self.legacy.settle_console();
     }
 
     /// How the machine ended by itself, if it did.

@@ -40,6 +40,7 @@ fn of<E: Into<Box<dyn Error + Send + Sync>>>(
 enum Name {
     Disk(String),
     Net(Mac),
+    Share(String),
     /// There is one of the kind.
     Only,
 }
@@ -82,7 +83,7 @@ impl Devices {
         for share in &config.devices.shares {
             let failed = of(Kind::Fs, &share.tag);
             let device = fs::Device::new(share, descriptors.take(share.socket)).map_err(failed)?;
-            devices.add(Name::Only, device, ram)?;
+            devices.add(Name::Share(share.tag.clone()), device, ram)?;
         }
         Ok(devices)
     }
@@ -207,6 +208,13 @@ impl Devices {
         self.guest.get()
     }
 
+    /// Asks the guest how its memory stands, which is among the statistics once it has answered.
+    /// Writes to guest memory.
+    pub fn ask_guest(&self) {
+        // One that cannot be asked now still has to answer, or never will.
+        let _ = self.change(&Name::Only, balloon::Device::ask_for_statistics);
+    }
+
     /// What each of them counted.
     pub fn statistics(&self) -> Vec<DeviceStatistics> {
         let numbers = |(transport, name): (&Arc<Transport>, &Name)| {
@@ -214,7 +222,7 @@ impl Devices {
             DeviceStatistics {
                 kind: transport.device().kind().name().to_owned(),
                 name: match name {
-                    Name::Disk(serial) => serial.clone(),
+                    Name::Disk(name) | Name::Share(name) => name.clone(),
                     Name::Net(mac) => mac.to_string(),
                     Name::Only => String::new(),
                 },

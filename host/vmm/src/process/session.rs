@@ -32,6 +32,7 @@ const LAST_TURNS: usize = 64;
 const TOKEN_CONTROL: u64 = 0;
 const TOKEN_EXIT: u64 = 1;
 const TOKEN_DEVICES: u64 = 2;
+const TOKEN_CONSOLE: u64 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -74,6 +75,8 @@ impl Session {
             epoll.add(&control, EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_CONTROL))?;
             let exit = EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_EXIT);
             epoll.add(running.exit_event(), exit)?;
+            let console = EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_CONSOLE);
+            epoll.add(running.console_timer(), console)?;
             // Devices are served from the start: the host may already connect.
             epoll.add(events.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_DEVICES))?;
             Ok(epoll)
@@ -109,6 +112,8 @@ impl Session {
         self.running.stop();
         if matches!(end, End::Machine(_)) {
             self.serve_last()?;
+            // How far it came in its last moments; the end is told anyway.
+            self.tell_progress()?;
         }
         let ended = Event::Ended { status: end.status(), how: end.to_string() };
         // A monitor that is gone hears nothing.
@@ -138,7 +143,7 @@ impl Session {
     }
 
     fn turns(&mut self) -> Result<End, ProcessError> {
-        let mut ready = [EpollEvent::empty(); 3];
+        let mut ready = [EpollEvent::empty(); 4];
         loop {
             let count = match self.epoll.wait(&mut ready, EpollTimeout::NONE) {
                 Ok(count) => count,
@@ -165,6 +170,10 @@ impl Session {
             TOKEN_EXIT => {
                 let unknown = || Exit::Unexpected { reason: "no reason".to_owned() };
                 Ok(Some(End::Machine(self.running.exit().unwrap_or_else(unknown))))
+            }
+            TOKEN_CONSOLE => {
+                self.running.settle_console();
+                Ok(None)
             }
             _ => {
                 if self.state != State::Paused {
@@ -286,6 +295,9 @@ impl Session {
     }
 
     fn statistics(&mut self) -> Reply {
+        if self.state == State::Running {
+            self.devices.ask_guest();
+        }
         let stats = self.running.stats();
         let mut exits: std::collections::BTreeMap<String, u64> =
             stats.exits.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();

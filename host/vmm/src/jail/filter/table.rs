@@ -172,16 +172,20 @@ pub const MAIN: &[Call] = &[
 pub const HOTPLUG: &[Call] = &[when(libc::SYS_ioctl, &[&[request(KVM_SET_USER_MEMORY_REGION)]])];
 
 /// A virtual CPU's thread.
-pub const VCPU: &[Call] = &[when(
-    libc::SYS_ioctl,
-    &[
-        &[request(KVM_RUN)],
-        // The guest's watchdogs are told that it was paused.
-        &[request(KVM_KVMCLOCK_CTRL)],
-        // Where a guest was that went astray.
-        &[request(KVM_GET_REGS)],
-    ],
-)];
+pub const VCPU: &[Call] = &[
+    when(
+        libc::SYS_ioctl,
+        &[
+            &[request(KVM_RUN)],
+            // The guest's watchdogs are told that it was paused.
+            &[request(KVM_KVMCLOCK_CTRL)],
+            // Where a guest was that went astray.
+            &[request(KVM_GET_REGS)],
+        ],
+    ),
+    // The console's bytes go together, or when their time is up.
+    any(libc::SYS_timerfd_settime),
+];
 
 /// A worker that reads and writes disks.
 pub const BLOCK: &[Call] = &[
