@@ -152,21 +152,6 @@ impl Machine {
         kvm::irqfd(&self.vm, legacy.serial_interrupt(), layout::SERIAL_GSI)?;
         running::prepare(self, entry, legacy, set_up)
     }
-
-    /// As [`Self::prepare`], and the guest runs.
-    ///
-    /// # Errors
-    /// [`MachineError`]: there are no threads.
-    pub fn start(
-        self,
-        entry: impl FnOnce(&mut kvm_regs, &mut kvm_sregs),
-        legacy: &Legacy,
-        set_up: SetUp,
-    ) -> Result<Running, MachineError> {
-        let running = self.prepare(entry, legacy, set_up)?;
-        running.resume();
-        Ok(running)
-    }
 }
 
 impl Slot {
