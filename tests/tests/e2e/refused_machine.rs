@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use husk_tests::guest::init_program;
 use husk_tests::run::Output;
 use husk_tests::wait::eventually;
 use husk_tests::{BUSYBOX, Bed};
@@ -222,5 +223,26 @@ fn container_whose_vmm_is_stopped_can_be_killed() {
     assert!(output.took < Duration::from_secs(20), "{:?}", output.took);
     let line = run.wait().refused(125);
     assert!(line.contains("stopped before it ran"), "{line}");
+    bed.assert_nothing_left();
+}
+
+/// The monitor listens before the guest's first instruction.
+#[test]
+fn guest_that_speaks_at_once_is_heard_and_its_nonsense_refused() {
+    kvm_or_skip!();
+    let bed = Bed::new();
+    let guest = guest(&bed, "guest", &fs::read(init_program("bare-metal")).unwrap());
+    for _ in 0..5 {
+        let words = ["run", "--hypervisor", "kvm", "--name", "box", "--progress", "none"];
+        let kernel = ["--kernel-arg", "case=vsock-echo", "--kernel-arg", "port=1024"];
+        let words = [&words[..], &kernel, &[BUSYBOX, "true"]].concat();
+        let run = bed.husk(&words).env("HUSK_GUEST_DIR", &guest);
+        run.output().refused_with(125, &["the guest's user space was running"]);
+        let log = bed.inspect("box")["Husk"]["ConsoleLog"].as_str().unwrap().to_owned();
+        let console = fs::read_to_string(log).unwrap();
+        // It was connected, and then let go of.
+        assert!(console.contains("after 0 bytes"), "{console}");
+        bed.husk(&["rm", "box"]).ok();
+    }
     bed.assert_nothing_left();
 }

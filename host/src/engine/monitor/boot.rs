@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use husk_protocols::handshake::Hello;
 use husk_protocols::port::{ANNOUNCE_PORT, GUEST_CID, HOST_CID};
+use husk_vmm::vsock::VsockHandle;
+use tokio::task::JoinHandle;
 
 use super::error::SandboxError;
 use crate::engine::dirs::GuestImage;
@@ -95,6 +97,8 @@ pub async fn boot(
     let deadline = guest_deadline(&settings)?;
     let (hypervisor, verdict) = hypervisor::choose(container.config.hypervisor.parse()?)?;
     let mut vm = hypervisor.launch(&vm_config(container, guest))?;
+    // Before the guest's first instruction, if the VMM can help it: it may be quick.
+    let waiting = await_agent(vm.vsock().clone(), deadline);
     machine(&mut *vm).await?;
     let started = Instant::now();
     let choice = HypervisorChoice {
@@ -105,7 +109,7 @@ pub async fn boot(
     };
     chosen(choice, i32::try_from(vm.pid()).unwrap_or_default());
     let answer = tokio::select! {
-        answer = announced(&*vm, deadline) => answer,
+        answer = announced(waiting, deadline) => answer,
         () = ended(&*vm) => Ok(None),
     };
     let (socket, hello) = match answer {
@@ -154,22 +158,23 @@ async fn machine(vm: &mut dyn Vm) -> Result<(), VmError> {
 }
 
 /// The agent's connection and hello; `None` when it never came.
-async fn announced(
-    vm: &dyn Vm,
-    deadline: Duration,
-) -> Result<Option<(UnixStream, Hello)>, SandboxError> {
-    let vsock = vm.vsock().clone();
-    // To listen blocks for as long as a VMM does not answer.
-    let wait = move || -> Result<_, SandboxError> {
+type Announcement = Result<Option<(UnixStream, Hello)>, SandboxError>;
+
+/// Listens for the agent, in a thread: that blocks for as long as a VMM does not answer, and ends with
+/// the VMM.
+fn await_agent(vsock: VsockHandle, deadline: Duration) -> JoinHandle<Announcement> {
+    tokio::task::spawn_blocking(move || {
         let listener =
             vsock.listen(ANNOUNCE_PORT, 1).map_err(SandboxError::io("await the agent"))?;
         // An error here is the device going away with its VM, which then has more to say.
         let Ok(Some(socket)) = listener.accept(deadline) else { return Ok(None) };
         let hello = greet(&socket, HELLO_DEADLINE)?;
         Ok(Some((socket, hello)))
-    };
-    let waiting = tokio::task::spawn_blocking(wait);
-    // A VMM that does not answer ends the wait when it is ended itself.
+    })
+}
+
+/// What became of it.
+async fn announced(waiting: JoinHandle<Announcement>, deadline: Duration) -> Announcement {
     match tokio::time::timeout(deadline + HELLO_DEADLINE, waiting).await {
         Ok(answer) => answer.expect("waiting does not panic"),
         Err(_) => Ok(None),
