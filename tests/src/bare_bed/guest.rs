@@ -60,7 +60,7 @@ pub struct Ended {
     pub stderr: String,
     /// What happened, in its order.
     pub events: Vec<Event>,
-    /// From the start of the VMM's process to the guest's first byte.
+    /// From the start of the VMM's process, fork and exec, to the guest's first byte.
     pub first_byte: Option<Duration>,
 }
 
@@ -119,15 +119,15 @@ impl Guest {
         if let Some(user) = setup.user {
             command.uid(user).gid(user);
         }
-        command.arg(COMMAND).env_clear().stdin(Stdio::piped()).stdout(Stdio::null());
+        // A pipe holds it all: so the VMM waits for nobody, and what it takes is its own.
+        let mut pipe = io::pipe()?;
+        pipe.1.write_all(&serde_json::to_vec(&config)?)?;
+        drop(pipe.1);
+        command.arg(COMMAND).env_clear().stdin(pipe.0).stdout(Stdio::null());
         command.stderr(Stdio::piped());
         let began = Instant::now();
-        let mut child = spawn_bound(&mut command, &setup.keep(&files, &wires))?;
+        let child = spawn_bound(&mut command, &setup.keep(&files, &wires))?;
         drop((control.1, streams.1, serial.1, console.1));
-        let mut pipe = child.stdin.take().ok_or(io::ErrorKind::NotFound)?;
-        // A VMM that does not read says why, and ends.
-        let _ = pipe.write_all(&serde_json::to_vec(&config)?);
-        drop(pipe);
         let events = Arc::new(Mutex::new(Vec::new()));
         let heard = events.clone();
         let listen = move |event: Option<Event>| {

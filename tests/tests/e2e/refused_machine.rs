@@ -148,7 +148,12 @@ fn disk_that_is_gone_or_no_file_is_told_and_waited_for_by_nobody() {
     refused_disk(&bed, &guest, |disk| fs::create_dir(disk).unwrap(), "directory");
     refused_disk(&bed, &guest, |disk| mkfifo(disk, Mode::S_IRWXU).unwrap(), "no regular file");
     refused_disk(&bed, &guest, |disk| symlink("/dev/zero", disk).unwrap(), "no regular file");
-    refused_disk(&bed, &guest, |disk| fs::write(disk, "").unwrap(), "empty");
+    refused_disk(
+        &bed,
+        &guest,
+        |disk| fs::write(disk, "").unwrap(),
+        "block device: disk disk: use a file as a disk: it is empty",
+    );
     // The image's, too, which is only read.
     let images = bed.data().join("images");
     let mut folders = fs::read_dir(&images).unwrap().map(|entry| entry.unwrap().path());

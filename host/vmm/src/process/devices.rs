@@ -1,6 +1,7 @@
 //! The devices of a machine, made from its configuration, in the order in which they are on the bus.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Weak};
 
@@ -19,10 +20,10 @@ use crate::virtio::{self, Kind, balloon, blk, console, fs, mem, net, rng};
 
 /// A device that cannot be made.
 #[derive(Debug, thiserror::Error)]
-#[error("{} device {name}", kind.name())]
+#[error("{} device{name}", kind.name())]
 pub struct DeviceError {
     kind: Kind,
-    /// Empty where there is one of a kind.
+    /// Behind a space; empty where there is one of a kind, or the device names itself.
     name: String,
     #[source]
     source: Box<dyn Error + Send + Sync>,
@@ -30,9 +31,11 @@ pub struct DeviceError {
 
 fn of<E: Into<Box<dyn Error + Send + Sync>>>(
     kind: Kind,
-    name: impl ToString,
+    name: impl fmt::Display,
 ) -> impl FnOnce(E) -> DeviceError {
-    move |source| DeviceError { kind, name: name.to_string(), source: source.into() }
+    let name = name.to_string();
+    let name = if name.is_empty() { name } else { format!(" {name}") };
+    move |source| DeviceError { kind, name, source: source.into() }
 }
 
 /// By what the monitor names a device of which there may be several.
@@ -97,7 +100,7 @@ impl Devices {
         let jailed: blk::engine::OnThread =
             Arc::new(|| filter::install(Role::Block).map_err(io::Error::other));
         let device = blk::Device::new(disk, descriptors.take(disk.file), &jailed)
-            .map_err(of(Kind::Block, &disk.serial))?;
+            .map_err(of(Kind::Block, ""))?;
         self.add(Name::Disk(disk.serial.clone()), device, ram)
     }
 

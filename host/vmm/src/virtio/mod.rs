@@ -24,8 +24,6 @@ pub mod mem;
 pub mod mmio;
 pub mod net;
 pub mod queue;
-#[cfg(test)]
-mod race;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

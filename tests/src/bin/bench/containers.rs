@@ -63,8 +63,8 @@ fn timings(text: &str) -> Vec<(String, f64)> {
     text.lines().filter_map(line).filter(|(name, _)| name != "total").collect()
 }
 
-/// Programs on disk, processes in memory.
-pub fn sizes(bed: &Bed, report: &mut Report) -> Result<()> {
+/// Programs on disk.
+pub fn programs(bed: &Bed, report: &mut Report) -> Result<()> {
     let manifest = std::fs::read(bed.guest().join("manifest.json"))?;
     let manifest: serde_json::Value = serde_json::from_slice(&manifest)?;
     let bytes = |part: &str| {
@@ -74,6 +74,11 @@ pub fn sizes(bed: &Bed, report: &mut Report) -> Result<()> {
     report.add("agent, stripped", bytes("agent") / MIB, "MiB", Some(4.0));
     report.add("initramfs", bytes("initramfs") / MIB, "MiB", Some(5.0));
     report.add("husk, stripped", std::fs::metadata(bed.bin())?.len() as f64 / MIB, "MiB", None);
+    Ok(())
+}
+
+/// Processes in memory.
+pub fn sizes(bed: &Bed, report: &mut Report) -> Result<()> {
     let agent = agent_resident(bed)?;
     report.add("agent, resident in the guest", agent as f64 / MIB, "MiB", Some(6.0));
     bed.start_sh("resident", "sleep 1000");

@@ -9,6 +9,7 @@ mod flatten;
 mod machine;
 mod report;
 mod vmm;
+mod vsock;
 
 use std::path::PathBuf;
 
@@ -25,7 +26,7 @@ enum Section {
     Agent,
     /// Devices of the built-in VMM by themselves
     Devices,
-    /// The built-in VMM with guests that have no kernel
+    /// The built-in VMM: guests that have no kernel, and what a container takes on the host
     Vmm,
 }
 
@@ -50,6 +51,7 @@ fn main() -> Result<()> {
     let flags = Flags::parse();
     let wanted = |section| flags.only.is_none_or(|only| only == section);
     let mut report = Report::default();
+    report.add("load of the machine, at the start", load(), "", None);
     if wanted(Section::Host) {
         host(&flags, &mut report)?;
     }
@@ -58,12 +60,24 @@ fn main() -> Result<()> {
     }
     if wanted(Section::Devices) {
         block::throughput(flags.runs.min(5), &mut report).context("the block device")?;
+        vsock::throughput(flags.runs.min(5), &mut report).context("the vsock device")?;
     }
     if wanted(Section::Vmm) {
         vmm::figures(flags.runs, &mut report).context("the built-in VMM")?;
     }
+    if flags.only == Some(Section::Vmm) {
+        containers::programs(&husk_tests::Bed::empty(), &mut report).context("programs")?;
+    }
+    report.add("load of the machine, at the end", load(), "", None);
     report.print();
     report.write(&flags.json).with_context(|| format!("write {}", flags.json.display()))
+}
+
+/// What ran or wanted to in the last minute: on a machine with as many processors, times mean nothing
+/// above that.
+fn load() -> f64 {
+    let average = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    average.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(f64::NAN)
 }
 
 fn host(flags: &Flags, report: &mut Report) -> Result<()> {
@@ -71,6 +85,7 @@ fn host(flags: &Flags, report: &mut Report) -> Result<()> {
     machine::readiness(&bed, &flags.inits, flags.runs, report).context("readiness")?;
     containers::against_the_floor(&bed, &flags.inits, flags.runs, report)
         .context("husk run against the floor")?;
+    containers::programs(&bed, report).context("programs")?;
     containers::sizes(&bed, report).context("sizes")?;
     containers::throughput(&bed, flags.runs.min(5), report).context("throughput")?;
     flatten::against_tar(&bed, flags.runs.min(5), report).context("flattening")

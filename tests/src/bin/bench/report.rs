@@ -16,10 +16,18 @@ struct Figure {
     limit: Option<f64>,
 }
 
+/// What could not be measured.
+#[derive(Debug)]
+struct Skipped {
+    name: String,
+    reason: String,
+}
+
 /// All figures of a run.
 #[derive(Debug, Default)]
 pub struct Report {
     figures: Vec<Figure>,
+    skipped: Vec<Skipped>,
 }
 
 impl Report {
@@ -33,16 +41,24 @@ impl Report {
         self.add(name, time.as_secs_f64() * 1000.0, "ms", None);
     }
 
+    /// Says why figures are missing.
+    pub fn skip(&mut self, name: &str, reason: &str) {
+        self.skipped.push(Skipped { name: name.to_owned(), reason: reason.to_owned() });
+    }
+
     /// Prints the table on standard output.
     pub fn print(&self) {
         let width = self.figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
         for Figure { name, value, unit, limit } in &self.figures {
             let verdict = match limit {
-                Some(limit) if value > limit => format!("  at most {limit}: MISSED"),
-                Some(limit) => format!("  at most {limit}"),
+                Some(limit) if value > limit => format!("  at most {}: MISSED", short(*limit)),
+                Some(limit) => format!("  at most {}", short(*limit)),
                 None => String::new(),
             };
             println!("{name:<width$}  {value:>10.2} {unit:<6}{verdict}");
+        }
+        for Skipped { name, reason } in &self.skipped {
+            println!("SKIPPED: {name}: {reason}");
         }
     }
 
@@ -56,9 +72,18 @@ impl Report {
                 "limit": figure.limit,
             })
         };
-        let all: Vec<Value> = self.figures.iter().map(figure).collect();
+        let skipped =
+            |Skipped { name, reason }: &Skipped| json!({ "name": name, "skipped": reason });
+        let all: Vec<Value> =
+            self.figures.iter().map(figure).chain(self.skipped.iter().map(skipped)).collect();
         Ok(std::fs::write(path, serde_json::to_vec_pretty(&all)?)?)
     }
+}
+
+/// A limit without digits that say nothing.
+fn short(limit: f64) -> String {
+    let text = format!("{limit:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// The middle of some values; 0 without any.

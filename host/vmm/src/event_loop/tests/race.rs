@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::blk::engine::OnThread;
-use super::blk::{self, EngineKind};
-use super::device::Device;
-use super::mmio::Transport;
-use super::testing::{MEMORY_BYTES, VERSION_1, memory};
-use super::{balloon, console, mem, rng, vsock};
+use super::EventLoop;
 use crate::Memory;
 use crate::bus::Registers;
 use crate::channel::Channel;
-use crate::event_loop::EventLoop;
 use crate::memory::{Ram, Size};
 use crate::rate_limit::Limits;
+use crate::virtio::blk::engine::OnThread;
+use crate::virtio::blk::{self, EngineKind};
+use crate::virtio::device::Device;
+use crate::virtio::mmio::Transport;
+use crate::virtio::testing::{MEMORY_BYTES, VERSION_1, memory};
+use crate::virtio::{balloon, console, mem, rng, vsock};
 
 /// Starts of the device.
 const ROUNDS: usize = 150;
@@ -60,7 +60,7 @@ fn status(transport: &Transport) -> u32 {
     u32::from_le_bytes(data)
 }
 
-/// Virtio 1.2 §3.1.1, with queues at `place`, as [`super::testing::Driver`] has it.
+/// Virtio 1.2 §3.1.1, with queues at `place`, as the driver of tests has it.
 fn start(transport: &Transport, features: u64, mut queue: impl FnMut(u64) -> (u32, [u64; 3])) {
     for value in [0, 1, 3] {
         set(transport, 0x070, value);
