@@ -25,7 +25,7 @@ const AGENT: [&[&str]; 7] = [
 ];
 /// Rooms of the VMM; those of virtio are rooms of their own.
 const VMM: [&[&str]; 10] = [
-    &["process", "input", RACE],
+    &["process", "input"],
     &["jail", "control", "config", "event_loop", "machine", "vhost_user", "probe", TESTING],
     &["boot", "legacy", "virtio::mmio"],
     &[
@@ -49,8 +49,6 @@ const VMM: [&[&str]; 10] = [
 const TESTING: &str = "virtio::testing";
 /// Room whose folders are rooms.
 const VIRTIO: &str = "virtio";
-/// All of them at once, in a test.
-const RACE: &str = "virtio::race";
 /// Files that put the rooms together.
 const ROOTS: [&str; 3] = ["main", "lib", VIRTIO];
 /// Where `unsafe` may stand: files, and folders with a slash at the end.
@@ -179,8 +177,7 @@ fn room_named(path: &[String]) -> String {
 
 /// The text without its tests, and with the names that virtio's rooms have for each other in full.
 fn product(path: &str, text: &str) -> String {
-    let tests = ["tests", "tests.rs", "testing", "testing.rs", "race.rs"];
-    if path.split('/').any(|part| tests.contains(&part)) {
+    if path.split('/').any(|part| ["tests", "tests.rs", "testing", "testing.rs"].contains(&part)) {
         return String::new();
     }
     let text = text.split("mod tests {").next().unwrap_or_default();
