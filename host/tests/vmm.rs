@@ -6,12 +6,16 @@
 
 mod bare;
 
-use std::io::{ErrorKind, Read, Write};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use bare::{HANG, Parts, RESET, SOON, TRIPLE_FAULT, say};
 use husk_vmm::control::{ClientError, Event, Request};
 use husk_vmm::process::{EXIT_DESERTED, EXIT_GUEST, EXIT_REFUSED};
+use husk_vmm::rate_limit::Limits;
+use husk_vmm::virtio::blk;
 
 macro_rules! kvm_or_skip {
     () => {
@@ -32,7 +36,14 @@ fn code(parts: &[&[u8]]) -> Vec<u8> {
 #[test]
 fn guest_speaks_and_ends_the_machine() {
     let process = Parts::new(kvm_or_skip!(), &code(&[&say("hello"), &RESET])).start();
-    assert_eq!(process.next_event(), Some(Event::Built));
+    let Some(Event::Built { jail }) = process.next_event() else { panic!() };
+    // No host refuses this one; it depends on the host how the others stand.
+    assert_eq!(jail["capabilities"], "yes", "{jail:?}");
+    for (layer, stands) in &jail {
+        let known = ["yes", "partly: ", "no: "].iter().any(|word| stands.starts_with(word));
+        assert!(known, "{layer}: {stands}");
+    }
+    assert_eq!(jail.len(), 7, "{jail:?}");
     let Some(Event::Ended { status: 0, .. }) = process.next_event() else { panic!() };
     assert_eq!(process.next_event(), None);
     let ended = process.wait();
@@ -54,7 +65,7 @@ fn machine_is_started_paused_resumed_measured_and_stopped() {
     let mut parts = Parts::new(kvm_or_skip!(), &code(&[&say("x"), &HANG]));
     parts.config.start_paused = true;
     let process = parts.start();
-    assert_eq!(process.next_event(), Some(Event::Built));
+    assert!(matches!(process.next_event(), Some(Event::Built { .. })));
     let ask = |request| process.control().command(request, SOON);
     assert!(matches!(ask(Request::Resume), Err(ClientError::Refused { .. })));
     assert_eq!(process.control().statistics(SOON).unwrap().exits["port_write"], 0);
@@ -102,7 +113,7 @@ fn streams_of_the_host_reach_the_device_and_end_with_it() {
 #[test]
 fn monitor_that_goes_ends_the_machine() {
     let mut process = Parts::new(kvm_or_skip!(), &HANG).start();
-    assert_eq!(process.next_event(), Some(Event::Built));
+    assert!(matches!(process.next_event(), Some(Event::Built { .. })));
     process.control = None;
     let ended = process.wait();
     assert_eq!(ended.status.code(), Some(EXIT_DESERTED.into()), "{ended:?}");
@@ -159,13 +170,95 @@ fn machines_that_cannot_be_are_refused_in_one_line() {
     }
 }
 
+/// A disk of the machine.
+fn disk(parts: &mut Parts, serial: &str, file: File) {
+    let file = parts.inherit(file);
+    parts.config.devices.disks.push(blk::Config {
+        file,
+        serial: serial.to_owned(),
+        read_only: true,
+        disposable: false,
+        engine: blk::EngineKind::default(),
+        limits: Limits::default(),
+    });
+}
+
+fn file_of(len: u64) -> File {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(len).unwrap();
+    file
+}
+
+#[test]
+fn files_that_are_not_what_they_should_be_are_refused_in_one_line() {
+    type Change = fn(&mut Parts);
+    let changes: [(Change, &str); 10] = [
+        (|parts| parts.config.kvm = parts.inherit(File::open("/dev/null").unwrap()), "KVM"),
+        (|parts| parts.config.kernel = parts.inherit(File::open("/").unwrap()), "no regular file"),
+        (|parts| parts.config.initramfs = Some(parts.inherit(file_of(1 << 40))), "the initramfs"),
+        (
+            |parts| parts.config.initramfs = Some(parts.inherit(file_of(0))),
+            "the initramfs is empty",
+        ),
+        (|parts| disk(parts, "root", File::open("/").unwrap()), "no regular file"),
+        (|parts| disk(parts, "root", File::open("/dev/zero").unwrap()), "no regular file"),
+        (
+            |parts| disk(parts, "root", File::from(OwnedFd::from(io::pipe().unwrap().0))),
+            "no regular file",
+        ),
+        (|parts| disk(parts, "root", file_of(0)), "empty"),
+        (
+            |parts| {
+                disk(parts, "root", file_of(512));
+                disk(parts, "root", file_of(512));
+            },
+            "disk serial root appears twice",
+        ),
+        (
+            |parts| {
+                disk(parts, "root", file_of(512));
+                parts.config.devices.disks[0].file = parts.config.kernel;
+            },
+            "appears twice",
+        ),
+    ];
+    for (change, words) in changes {
+        let mut parts = Parts::new(kvm_or_skip!(), &HANG);
+        change(&mut parts);
+        let ended = parts.start().wait();
+        assert_eq!(ended.status.code(), Some(EXIT_REFUSED.into()), "{words}: {ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+        assert!(ended.stderr.contains(words), "{words}: {ended:?}");
+    }
+}
+
+#[test]
+fn vmm_that_dies_under_a_flood_of_requests_is_gone_for_who_asks() {
+    let mut process = Parts::new(kvm_or_skip!(), &HANG).start();
+    assert!(matches!(process.next_event(), Some(Event::Built { .. })));
+    let control = process.control.take().unwrap();
+    std::thread::scope(|scope| {
+        let asker = scope.spawn(|| {
+            loop {
+                match control.statistics(SOON) {
+                    Ok(_) => {}
+                    Err(error) => return error,
+                }
+            }
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        process.child.kill().unwrap();
+        assert!(matches!(asker.join().unwrap(), ClientError::Gone));
+    });
+}
+
 #[test]
 fn vmm_dies_with_its_parent() {
     let kvm = kvm_or_skip!();
     // The thread that starts it is its parent.
     let (pid, control) = std::thread::spawn(move || {
         let mut process = Parts::new(kvm, &HANG).start();
-        assert_eq!(process.next_event(), Some(Event::Built));
+        assert!(matches!(process.next_event(), Some(Event::Built { .. })));
         let pid = process.child.id();
         let control = process.control.take();
         // Neither waited for nor killed by us.

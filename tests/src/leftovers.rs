@@ -41,6 +41,13 @@ fn belongs(proc: &Path, folder: &[u8]) -> bool {
     mentions("environ") || mentions("cmdline") || opens()
 }
 
+/// A VMM that is in its jail has no environment, and no file open by a name: its monitor is known.
+fn parent_belongs(proc: &Path, folder: &[u8], own: &str) -> bool {
+    let status = fs::read_to_string(proc.join("status")).unwrap_or_default();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).map(str::trim);
+    parent.is_some_and(|parent| parent != own && belongs(&Path::new("/proc").join(parent), folder))
+}
+
 /// Every living process of the installation below `folder`, but not the calling one.
 ///
 /// # Panics
@@ -54,7 +61,8 @@ pub fn processes(folder: &Path) -> Vec<Process> {
         let pid = name.parse().ok().filter(|_| name != own)?;
         Some((pid, entry.path()))
     });
-    pids.filter(|(_, proc)| belongs(proc, folder.as_os_str().as_bytes()))
+    let folder = folder.as_os_str().as_bytes();
+    pids.filter(|(_, proc)| belongs(proc, folder) || parent_belongs(proc, folder, &own))
         .filter_map(|(pid, proc)| {
             let text = |file: &str| {
                 let bytes = fs::read(proc.join(file)).ok()?;

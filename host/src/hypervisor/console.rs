@@ -6,8 +6,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 const READ_BYTES: usize = 4096;
 /// The longest line that [`Capture::last_lines`] gives, in characters.
@@ -77,7 +78,8 @@ pub fn previous(path: &Path) -> PathBuf {
 #[derive(Debug)]
 pub struct Capture {
     tail: Arc<Mutex<Tail>>,
-    thread: Option<JoinHandle<()>>,
+    /// Disconnected once all was read.
+    ended: Receiver<()>,
 }
 
 impl Capture {
@@ -94,10 +96,12 @@ impl Capture {
     ) -> io::Result<Self> {
         let tail = Arc::new(Mutex::new(Tail { bytes: VecDeque::new(), limit, seen: 0 }));
         let shared = tail.clone();
-        let thread = std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || capture(source, &shared, log))?;
-        Ok(Self { tail, thread: Some(thread) })
+        let (end, ended) = mpsc::channel();
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _end = end;
+            capture(source, &shared, log);
+        })?;
+        Ok(Self { tail, ended })
     }
 
     /// Bytes that came until now.
@@ -120,12 +124,11 @@ impl Capture {
         lines
     }
 
-    /// Waits until the stream has ended, which it has when its writers are gone.
-    pub fn finish(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            // A reader that panicked leaves what it read.
-            let _ = thread.join();
-        }
+    /// Waits until the stream has ended, which it has when its writers are gone; not longer than
+    /// `timeout`: a VMM that was taken over may have given its end away.
+    pub fn finish(&self, timeout: Duration) {
+        // Too late or ended: what was read is there.
+        let _ = self.ended.recv_timeout(timeout);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Tail> {
@@ -163,8 +166,8 @@ mod tests {
     use super::*;
 
     fn captured(text: &'static [u8], limit: usize, log: Option<RotatingFile>) -> Capture {
-        let mut capture = Capture::start("test", text, limit, log).unwrap();
-        capture.finish();
+        let capture = Capture::start("test", text, limit, log).unwrap();
+        capture.finish(Duration::from_secs(60));
         capture
     }
 
@@ -200,6 +203,19 @@ mod tests {
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "eeee");
         assert_eq!(std::fs::read_to_string(previous(&path)).unwrap(), "ccccdddd");
+    }
+
+    #[test]
+    fn writer_that_never_goes_is_not_waited_for() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let capture = Capture::start("test", reader, 100, None).unwrap();
+        writer.write_all(b"last words\n").unwrap();
+        while capture.seen() == 0 {
+            std::thread::yield_now();
+        }
+        capture.finish(Duration::from_millis(5));
+        assert_eq!(capture.last_lines(1), ["last words"]);
+        drop(writer);
     }
 
     #[test]

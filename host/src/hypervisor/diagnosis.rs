@@ -1,6 +1,7 @@
 //! What is known of a VM that did not come up, or ended: for an error message.
 
 use std::fmt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 /// How far a VM came.
@@ -56,6 +57,9 @@ impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.phase)?;
         match self.exit {
+            Some(status) if status.signal() == Some(nix::libc::SIGSYS) => {
+                write!(f, "; {} made a system call that its jail forbids ({status})", self.vmm)?;
+            }
             Some(status) => write!(f, "; {} ended with {status}", self.vmm)?,
             None => write!(f, "; {} still runs", self.vmm)?,
         }
@@ -73,8 +77,6 @@ impl fmt::Display for Diagnosis {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::ExitStatusExt;
-
     use super::*;
 
     #[test]
@@ -91,6 +93,12 @@ mod tests {
         for part in ["the kernel was booting", "signal: 9", "out of memory", "Kernel panic"] {
             assert!(line.contains(part), "{line}");
         }
+        let jailed = Diagnosis { exit: Some(ExitStatus::from_raw(31)), ..diagnosis.clone() };
+        let line = jailed.to_string();
+        assert!(
+            line.contains("; qemu made a system call that its jail forbids (signal: 31"),
+            "{line}"
+        );
         let running = Diagnosis { exit: None, stderr: vec![], console: vec![], ..diagnosis };
         assert_eq!(running.to_string(), "the kernel was booting; qemu still runs");
     }

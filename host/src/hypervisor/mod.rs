@@ -6,12 +6,14 @@
 //!
 //! A VM that does not come up, or that ends early, is told about by [`Vm::diagnose`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::str::FromStr;
+use std::time::Duration;
 
 use husk_vmm::boot::MAX_VCPUS;
 use husk_vmm::config::ConfigError;
@@ -29,11 +31,17 @@ mod prepare;
 mod process;
 pub mod qemu;
 pub mod survey;
+#[cfg(test)]
+mod testing;
 
 pub use diagnosis::{BootPhase, Diagnosis};
 
 /// The most bytes of a disk's serial. virtio 1.2 §5.2.6.
 pub const MAX_SERIAL_LEN: usize = husk_vmm::config::MAX_SERIAL_LEN;
+
+/// How long a machine may take to be built: loading a kernel and an initramfs takes milliseconds, and
+/// longer from a slow disk.
+pub const MACHINE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a VM is made of. Parsed before: paths exist or starting is an error.
 #[derive(Debug, Clone)]
@@ -77,18 +85,48 @@ pub trait Hypervisor: Send + Sync {
     /// Its name on the command line.
     fn name(&self) -> &'static str;
 
-    /// Starts a VM. Blocks for milliseconds, not until the guest is up. The VM is killed when the
-    /// calling *thread* ends: call from one that lives as long as the VM should.
+    /// Starts a VM's process. Blocks for milliseconds, and leaves open whether it can be the
+    /// machine: see [`Vm::await_machine`]. The VM is killed when the calling *thread* ends: call from
+    /// one that lives as long as the VM should.
     ///
     /// # Errors
     /// [`VmError`]: nothing was started, or what was is gone again.
-    fn start(&self, config: &VmConfig) -> Result<Box<dyn Vm>, VmError>;
+    fn launch(&self, config: &VmConfig) -> Result<Box<dyn Vm>, VmError>;
+
+    /// Starts a VM, and waits for its machine, not until the guest is up.
+    ///
+    /// # Errors
+    /// Those of [`Self::launch`] and of [`Vm::await_machine`].
+    fn start(&self, config: &VmConfig) -> Result<Box<dyn Vm>, VmError> {
+        let mut vm = self.launch(config)?;
+        vm.await_machine(MACHINE_DEADLINE)?;
+        Ok(vm)
+    }
 }
 
 /// A VM that was started. Killed when dropped.
 pub trait Vm: Send {
     /// The guest's byte streams.
     fn vsock(&self) -> &VsockHandle;
+
+    /// Readable when [`Self::await_machine`] does not block; `None` if it never does.
+    fn machine_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Waits until the machine is built. Blocks for up to `timeout`, and a moment longer for the last
+    /// words of a VMM that refuses.
+    ///
+    /// # Errors
+    /// [`VmError::Refused`] with what the VMM says; it is gone then.
+    fn await_machine(&mut self, _timeout: Duration) -> Result<(), VmError> {
+        Ok(())
+    }
+
+    /// The layers of the VMM's jail and how they stand, for people, where there is one.
+    fn jail(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
 
     /// How to ask the VMM for more than its end, where it can be asked.
     fn control(&self) -> Option<&Client> {
@@ -307,6 +345,10 @@ fn choose_among(choice: Choice, builtin: builtin::Builtin) -> Result<Chosen, Cho
         let tsc = scope.spawn(tsc::measure_khz);
         (probe::probe(), tsc.join().unwrap_or_default())
     });
+    if let (Choice::Kvm, probe::Verdict::Unavailable { reason }) = (choice, &kvm) {
+        let found = format!("{}: {reason}", builtin::KVM);
+        return Err(ChooseError::NoKvm { found, advice: survey::NO_KVM_ADVICE });
+    }
     let usable = kvm == probe::Verdict::Usable;
     if choice == Choice::Kvm || (choice == Choice::Auto && usable) {
         // Somebody who asks for a KVM that only emulates has a kernel for it.

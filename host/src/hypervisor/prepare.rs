@@ -5,11 +5,13 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use husk_vmm::boot::MAX_VCPUS;
 use husk_vmm::config::is_plain;
 use husk_vmm::memory::{self, Size};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::console::RotatingFile;
 use super::{Disk, MAX_SERIAL_LEN, VmConfig, VmError};
@@ -72,12 +74,19 @@ fn check(config: &VmConfig) -> Result<(), VmError> {
     Ok(())
 }
 
-/// A folder opens as well as a file does, and serves nobody.
+/// A folder opens as well as a file does, and serves nobody. The other end of a pipe is not waited
+/// for.
 fn open(what: &'static str, path: &Path, writable: bool) -> Result<File, VmError> {
     let open = || -> io::Result<File> {
-        let file = File::options().read(true).write(writable).open(path)?;
-        let is_file = file.metadata()?.is_file();
-        if is_file { Ok(file) } else { Err(io::Error::other("no regular file")) }
+        let mut options = File::options();
+        options.read(true).write(writable).custom_flags(OFlag::O_NONBLOCK.bits());
+        let file = options.open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("no regular file"));
+        }
+        // Requests for a file's blocks are to wait for them.
+        fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
+        Ok(file)
     };
     open().map_err(open_error(what, path))
 }
@@ -109,29 +118,8 @@ mod tests {
     use std::error::Error;
     use std::path::PathBuf;
 
+    use super::super::testing;
     use super::*;
-
-    /// A configuration whose files exist.
-    fn bench() -> (tempfile::TempDir, VmConfig) {
-        let folder = tempfile::tempdir().unwrap();
-        let file = |name: &str| -> PathBuf {
-            let path = folder.path().join(name);
-            std::fs::write(&path, "").unwrap();
-            path
-        };
-        let config = VmConfig {
-            kernel: file("vmlinux"),
-            initramfs: file("initramfs"),
-            kernel_args: vec![],
-            vcpus: 1,
-            memory_mib: 64,
-            disks: vec![],
-            guest_cid: 3,
-            host_cid: 2,
-            console_log: folder.path().join("console.log"),
-        };
-        (folder, config)
-    }
 
     fn disk(serial: &str, path: PathBuf) -> Disk {
         Disk { serial: serial.into(), path, read_only: true, disposable: false }
@@ -139,7 +127,7 @@ mod tests {
 
     #[test]
     fn files_that_are_missing_or_folders_are_named() {
-        let (folder, config) = bench();
+        let (folder, config) = testing::config();
         let missing = folder.path().join("missing");
         for path in [missing.clone(), folder.path().to_owned()] {
             for (config, what) in [
@@ -157,8 +145,25 @@ mod tests {
     }
 
     #[test]
+    fn pipe_whose_other_end_nobody_opens_is_refused_at_once() {
+        let (folder, config) = testing::config();
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for read_only in [true, false] {
+            let disks = vec![Disk { read_only, ..disk("root", pipe.clone()) }];
+            let error = prepare(&VmConfig { disks, ..config.clone() }).unwrap_err();
+            assert_eq!(error.source().unwrap().to_string(), "no regular file");
+        }
+        // Who reads a disk is never told to come again later.
+        let disks = vec![disk("root", config.kernel.clone())];
+        let files = prepare(&VmConfig { disks, ..config }).unwrap();
+        let flags = fcntl(&files.disks[0].file, FcntlArg::F_GETFL).unwrap();
+        assert!(!OFlag::from_bits_truncate(flags).contains(OFlag::O_NONBLOCK));
+    }
+
+    #[test]
     fn serials_that_could_be_options_are_too_long_or_appear_twice_are_refused() {
-        let (_folder, config) = bench();
+        let (_folder, config) = testing::config();
         for serial in ["", "a,b", "a=b", "a b", "ä", "123456789012345678901"] {
             let disks = vec![disk(serial, config.kernel.clone())];
             let error = prepare(&VmConfig { disks, ..config.clone() }).unwrap_err();
@@ -171,7 +176,7 @@ mod tests {
 
     #[test]
     fn vm_of_no_size_or_of_too_much_is_refused() {
-        let (_folder, config) = bench();
+        let (_folder, config) = testing::config();
         for vcpus in [0, 33, 1000] {
             let error = prepare(&VmConfig { vcpus, ..config.clone() }).unwrap_err();
             assert!(matches!(error, VmError::Vcpus { .. }), "{error}");

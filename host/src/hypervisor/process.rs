@@ -4,6 +4,7 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ExitStatus};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -19,6 +20,8 @@ const STDERR_TAIL_BYTES: usize = 16 << 10;
 const DIAGNOSIS_LINES: usize = 40;
 /// Between the end of the guest and of the VMM's process.
 const EXIT_GRACE_MS: u16 = 500;
+/// Between the end of the VMM's process and of its pipes.
+const PIPES_GRACE: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug)]
@@ -110,10 +113,10 @@ impl VmmProcess {
     pub fn diagnose(&mut self, phase: BootPhase) -> Diagnosis {
         // A status that cannot be had is one that is not known.
         let exit = self.child.try_wait().ok().flatten();
-        if let (Some(output), Some(_)) = (&mut self.output, exit) {
+        if let (Some(output), Some(_)) = (&self.output, exit) {
             // The process is gone, so its pipes end.
-            output.console.finish();
-            output.stderr.finish();
+            output.console.finish(PIPES_GRACE);
+            output.stderr.finish(PIPES_GRACE);
         }
         let lines = |capture: fn(&Output) -> &Capture| {
             self.output.as_ref().map(|output| capture(output).last_lines(DIAGNOSIS_LINES))

@@ -10,6 +10,9 @@ use husk_vmm::probe;
 use super::builtin::KVM;
 use super::qemu;
 
+/// For a device that opens and is no KVM.
+pub(super) const NO_KVM_ADVICE: &str = "see what the kernel says of kvm: dmesg | grep -i kvm";
+
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -44,10 +47,9 @@ pub fn kvm() -> Finding {
             "this machine is a virtual one without nested virtualization: turn that on where it is \
              configured; QEMU emulates until then",
         ),
-        verdict @ probe::Verdict::Unavailable { .. } => Finding::broken(
-            verdict.to_string(),
-            "see what the kernel says of kvm: dmesg | grep -i kvm",
-        ),
+        verdict @ probe::Verdict::Unavailable { .. } => {
+            Finding::broken(verdict.to_string(), NO_KVM_ADVICE)
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -79,6 +79,8 @@ pub struct Parts {
     pub kvm: File,
     pub kernel: File,
     pub config: Config,
+    /// What else it inherits.
+    pub more: Vec<File>,
     control: (Channel, Channel),
     streams: (Channel, Channel),
     console: (PipeReader, PipeWriter),
@@ -106,7 +108,14 @@ impl Parts {
             start_paused: false,
             devices: Devices { rng: true, vsock: Some(vsock), ..Devices::default() },
         };
-        Self { kvm, kernel, config, control, streams, console }
+        Self { kvm, kernel, config, more: vec![], control, streams, console }
+    }
+
+    /// Lets the process inherit a file, and gives its number there.
+    pub fn inherit(&mut self, file: File) -> RawFd {
+        let number = file.as_raw_fd();
+        self.more.push(file);
+        number
     }
 
     /// Starts the process, and writes the configuration.
@@ -119,12 +128,15 @@ impl Parts {
 
     /// Starts the process, which then waits for its configuration.
     pub fn spawn(self) -> Process {
-        let Self { kvm, kernel, control, streams, console, .. } = self;
+        let Self { kvm, kernel, more, control, streams, console, .. } = self;
         let mut command = Command::new(env!("CARGO_BIN_EXE_husk"));
         command.arg("vmm").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let wires = [control.1.as_fd(), streams.1.as_fd(), console.1.as_fd()];
-        let keep: Vec<BorrowedFd<'_>> =
-            [kvm.as_fd(), kernel.as_fd()].into_iter().chain(wires).collect();
+        let keep: Vec<BorrowedFd<'_>> = [kvm.as_fd(), kernel.as_fd()]
+            .into_iter()
+            .chain(more.iter().map(AsFd::as_fd))
+            .chain(wires)
+            .collect();
         let mut child = spawn_bound(&mut command, &keep).unwrap();
         drop((control.1, streams.1, console.1));
         let stdin = child.stdin.take();

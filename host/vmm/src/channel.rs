@@ -49,10 +49,22 @@ pub enum ChannelError {
 pub enum Received<T> {
     /// A message, and the descriptor that came with it.
     Message(T, Option<OwnedFd>),
+    /// A message whose descriptor found no place in this process, which has too many open: it is
+    /// closed, and whoever holds the other end learns of that.
+    Stripped(T),
     /// Nothing is there yet.
     Nothing,
     /// The peer sends no more.
     End,
+}
+
+/// What recvmsg(2) gave.
+#[derive(Debug, Default)]
+struct Packet {
+    count: usize,
+    descriptors: Vec<OwnedFd>,
+    /// Descriptors that were sent are not there.
+    stripped: bool,
 }
 
 /// One end of a `SOCK_SEQPACKET` socket.
@@ -119,8 +131,18 @@ impl Channel {
     /// # Errors
     /// [`ChannelError`]: the peer is not who should be there.
     pub fn receive<T: DeserializeOwned>(&self) -> Result<Received<T>, ChannelError> {
+        self.receive_with(cmsg_space!([RawFd; MAX_DESCRIPTORS]))
+    }
+
+    /// With room for descriptors in `control`.
+    fn receive_with<T: DeserializeOwned>(
+        &self,
+        control: Vec<u8>,
+    ) -> Result<Received<T>, ChannelError> {
         let mut buffer = vec![0; MAX_MESSAGE_BYTES];
-        let Some((count, mut descriptors)) = self.receive_bytes(&mut buffer)? else {
+        let Some(Packet { count, mut descriptors, stripped }) =
+            self.receive_bytes(&mut buffer, control)?
+        else {
             return Ok(Received::Nothing);
         };
         if count == 0 {
@@ -130,6 +152,9 @@ impl Channel {
             return Err(ChannelError::Descriptors { count: descriptors.len() });
         }
         let message = serde_json::from_slice(&buffer[..count]).map_err(ChannelError::Garbage)?;
+        if stripped {
+            return Ok(Received::Stripped(message));
+        }
         Ok(Received::Message(message, descriptors.pop()))
     }
 
@@ -137,8 +162,8 @@ impl Channel {
     fn receive_bytes(
         &self,
         buffer: &mut [u8],
-    ) -> Result<Option<(usize, Vec<OwnedFd>)>, ChannelError> {
-        let mut control = cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+        mut control: Vec<u8>,
+    ) -> Result<Option<Packet>, ChannelError> {
         let mut parts = [IoSliceMut::new(buffer)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
         let socket = self.socket.as_raw_fd();
@@ -147,24 +172,28 @@ impl Channel {
                 Ok(message) => break message,
                 Err(Errno::EAGAIN) => return Ok(None),
                 // Of a peer that closed with messages of ours unread: an end.
-                Err(Errno::ECONNRESET) => return Ok(Some((0, Vec::new()))),
+                Err(Errno::ECONNRESET) => return Ok(Some(Packet::default())),
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(ChannelError::Receive(error)),
             }
         };
-        let mut descriptors = Vec::new();
-        for part in message.cmsgs().map_err(ChannelError::Receive)? {
+        let mut packet = Packet { count: message.bytes, ..Packet::default() };
+        // Of several, some may have found a place, and nobody says which: only a peer that lies sends
+        // several.
+        packet.stripped = message.flags.contains(MsgFlags::MSG_CTRUNC);
+        let parts = if packet.stripped { None } else { Some(message.cmsgs()) };
+        for part in parts.transpose().map_err(ChannelError::Receive)?.into_iter().flatten() {
             if let ControlMessageOwned::ScmRights(received) = part {
                 // SAFETY: the kernel has just installed these descriptors for this message; nothing
                 // else knows their numbers yet.
-                descriptors
-                    .extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+                let owned = received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+                packet.descriptors.extend(owned);
             }
         }
         if message.flags.contains(MsgFlags::MSG_TRUNC) {
             return Err(ChannelError::TooLong);
         }
-        Ok(Some((message.bytes, descriptors)))
+        Ok(Some(packet))
     }
 
     /// Ends the talk for both sides, whoever else holds the socket.
@@ -255,6 +284,22 @@ mod tests {
             assert!(matches!(refused, Err(ChannelError::Descriptors { count: 100 })));
         }
         assert!(open_descriptors() < before + 100);
+    }
+
+    #[test]
+    fn message_whose_descriptor_finds_no_place_arrives_without_and_the_talk_goes_on() {
+        let (a, b) = Channel::pair().unwrap();
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(a.send(&"one", Some(far.as_fd())).unwrap());
+        assert!(a.send(&"two", None).unwrap());
+        drop(far);
+        // The kernel says the same of a process that has as many descriptors open as it may.
+        let Received::Stripped(text) = b.receive_with::<String>(Vec::new()).unwrap() else {
+            panic!("a descriptor arrived")
+        };
+        assert_eq!(text, "one");
+        assert_eq!(std::io::Read::read(&mut &near, &mut [0]).unwrap(), 0, "an end");
+        assert!(matches!(b.receive::<String>().unwrap(), Received::Message(_, None)));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The signal that takes a thread out of KVM_RUN, and does nothing else. By itself it can be lost: who
-//! needs to be sure sends it again, or has a flag beside it.
+//! The signal that takes a thread out of KVM_RUN, and does nothing else. By itself it can be lost:
+//! who needs to be sure sends it again, or has a flag beside it.
 
 #![allow(unsafe_code)]
 

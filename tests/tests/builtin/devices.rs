@@ -18,7 +18,15 @@ fn machine(folder: &tempfile::TempDir) -> Result<Setup, String> {
     let init = fs::read(init_program("devices-init")).unwrap();
     let initramfs = folder.path().join("initramfs.cpio");
     fs::write(&initramfs, cpio(&[("init", &init)]).unwrap()).unwrap();
-    let words = ["console=ttyS0", "quiet", "panic=-1", "reboot=k", "acpi=off", "pci=off"];
+    let words = [
+        "console=ttyS0",
+        "quiet",
+        "panic=-1",
+        "reboot=k",
+        "acpi=off",
+        "pci=off",
+        "8250.nr_uarts=1",
+    ];
     let linux = Linux {
         kernel: kernel.unwrap_or_else(built),
         initramfs,

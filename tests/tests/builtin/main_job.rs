@@ -46,6 +46,8 @@ fn told_by_inspect(builtin: &Builtin) {
     assert_eq!(hypervisor["Requested"], "kvm");
     assert_eq!(hypervisor["Name"], "kvm");
     assert_eq!(hypervisor["Accelerator"], "kvm");
+    let jail = &builtin.bed.inspect("web")["Husk"]["Jail"];
+    assert_eq!(jail["capabilities"], "yes", "{jail}");
 }
 
 fn streams_are_whole(builtin: &Builtin) {

@@ -77,6 +77,9 @@ fn hypervisor_and_why_it_was_chosen_are_told() {
     );
     let reason = hypervisor["Reason"].as_str().unwrap();
     assert!(reason.to_lowercase().contains("kvm"), "{hypervisor}");
+    // Only the built-in VMM has a jail to tell of.
+    let jail = bed.inspect("box")["Husk"]["Jail"].clone();
+    assert_eq!(jail.is_object(), name == "kvm", "{jail}");
     // What it says is what runs.
     let vmm = bed.vmms().pop().expect("a VMM runs");
     assert_eq!(i64::from(vmm.pid), bed.inspect("box")["State"]["Pid"]);

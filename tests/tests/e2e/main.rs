@@ -21,6 +21,7 @@ mod kills;
 mod life;
 mod limits;
 mod refused;
+mod refused_machine;
 mod run;
 mod stdio;
 mod terminal;

@@ -72,3 +72,63 @@ fn everything_works_without_root() {
     run(&["rmi", "layout:latest"]).ok();
     bed.assert_nothing_left();
 }
+
+/// What nobody does in a mount namespace whose `/dev/kvm` has the permissions of `$M`. The guest of
+/// `$G` only loops: the container is looked at while it boots.
+const SCRIPT: &str = r#"
+mkdir "$T/dev" && mount -t tmpfs none "$T/dev" && mount -o remount,dev "$T/dev" &&
+mknod "$T/dev/kvm" c 10 232 && chmod "$M" "$T/dev/kvm" && chmod 755 "$T/dev" &&
+mount --bind "$T/dev/kvm" /dev/kvm || exit 99
+husk() { setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs "$T/own/bin/husk" "$@"; }
+husk load -q --progress none "oci:$T/layout" >/dev/null || exit 98
+husk doctor
+husk run --name box --hypervisor kvm --progress none layout:latest true & run=$!
+for i in $(seq 100); do
+    husk inspect box 2>/dev/null | grep '"capabilities"' && break
+    sleep 0.05
+done
+wait $run; code=$?
+husk rm -f box >/dev/null
+exit $code
+"#;
+
+fn as_nobody_with_kvm(mode: &str) -> Option<husk_tests::run::Output> {
+    if !Uid::effective().is_root() || !Path::new("/dev/kvm").exists() {
+        eprintln!("SKIPPED: another /dev/kvm for another user: not root, or there is none");
+        return None;
+    }
+    let bed = Bed::empty();
+    husk_tests::bed::busybox().write_layout(&bed.path("layout"), "latest").unwrap();
+    let own = bed.path("own");
+    fs::create_dir_all(own.join("bin")).unwrap();
+    fs::create_dir_all(own.join("guest")).unwrap();
+    fs::copy(bed.bin(), own.join("bin/husk")).unwrap();
+    fs::write(own.join("guest/vmlinux"), crate::refused_machine::hanging_kernel()).unwrap();
+    fs::write(own.join("guest/initramfs.cpio"), "x").unwrap();
+    fs::set_permissions(bed.root(), fs::Permissions::from_mode(0o755)).unwrap();
+    give_away(bed.root());
+    let run = bed.program("unshare", &["-m", "sh", "-c", SCRIPT]).env("T", bed.root());
+    let run = run.env("M", mode).env("HUSK_GUEST_DIR", "").env("HUSK_GUEST_TIMEOUT", "3");
+    let output = run.env("HOME", bed.root()).output();
+    bed.assert_nothing_left();
+    Some(output)
+}
+
+#[test]
+fn user_who_may_open_kvm_gets_as_far_as_root_in_a_whole_jail() {
+    let Some(output) = as_nobody_with_kvm("666") else { return };
+    let output = output.code(125);
+    assert!(output.out().contains(r#""capabilities": "yes""#), "{}", output.out());
+    let line = output.err();
+    assert!(line.contains("did not answer within 3 s"), "{line}");
+    assert!(line.contains("the built-in VMM still runs"), "{line}");
+}
+
+#[test]
+fn user_who_may_not_open_kvm_is_told_what_to_do() {
+    let Some(output) = as_nobody_with_kvm("600") else { return };
+    let output = output.code(125);
+    assert!(output.err().contains("open /dev/kvm: Permission denied"), "{}", output.err());
+    assert!(output.err().contains("usermod -aG kvm"), "{}", output.err());
+    assert!(output.out().contains("kvm              not usable"), "{}", output.out());
+}

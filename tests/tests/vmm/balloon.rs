@@ -2,6 +2,7 @@
 
 use husk_tests::bare_bed::{Guest, Setup};
 use husk_vmm::control::{ClientError, Request};
+use husk_vmm::process::{EXIT_DESERTED, EXIT_GUEST, EXIT_KVM};
 
 use super::{DEADLINE, kvm_or_skip, pass, start};
 
@@ -60,4 +61,21 @@ fn target_beyond_the_guests_memory_is_refused() {
         assert!(matches!(answer, Err(ClientError::Refused { .. })), "{mib}: {answer:?}");
     }
     guest.command(Request::Stop);
+}
+
+/// What becomes of such a guest is its own affair: it is contained, and the VMM answers.
+#[test]
+fn guest_that_gives_its_own_code_away_harms_only_itself() {
+    let kvm = kvm_or_skip!();
+    let setup = Setup { memory_mib: 32, ..setup("balloon-suicide mib=32") };
+    let mut guest = start(&setup, kvm);
+    guest.expect("goodbye", DEADLINE);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    // Stuck, or ended by what it has done to itself.
+    guest.desert();
+    let ended = guest.finish(DEADLINE);
+    let code = ended.status.and_then(|status| status.code());
+    let known = [EXIT_GUEST, EXIT_KVM, EXIT_DESERTED].map(i32::from);
+    assert!(code.is_some_and(|code| known.contains(&code)), "{ended}");
+    assert!(ended.stderr.lines().count() <= 1, "{ended}");
 }

@@ -149,4 +149,20 @@ fn noise_of_many_seeds_is_survived() {
     for seed in 1..20 {
         pass(&Setup::new(&format!("hostile-noise seed={seed} rounds=50")));
     }
+    let folder = folder();
+    for seed in 1..8 {
+        for (kind, queues) in [(2, 1), (3, 2), (5, 2), (19, 2), (24, 1)] {
+            let queue = seed % queues;
+            let case = format!("hostile-noise kind={kind} queue={queue} seed={seed} rounds=50");
+            let setup = Setup { rng: false, ..Setup::new(&case) };
+            let setup = match kind {
+                2 => setup.disk(&folder, 4),
+                3 => Setup { console: true, ..setup },
+                5 => Setup { balloon: Some(0), ..setup },
+                19 => Setup { vsock: true, ..setup },
+                _ => Setup { hotplug_mib: 128, ..setup },
+            };
+            pass(&setup);
+        }
+    }
 }

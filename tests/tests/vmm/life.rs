@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use husk_tests::bare_bed::{Guest, Setup};
+use husk_vmm::control::Event;
 
 use super::{DEADLINE, kvm_or_skip, start};
 
@@ -99,9 +100,14 @@ fn machine_runs_for_a_user_without_any_privilege() {
         let values = of_each_thread(guest.pid(), field);
         assert!(values.iter().all(|value| value == wanted), "{field}: {values:?}");
     }
-    assert!(guest.statistics().memory.is_some(), "its own memory can be measured");
+    let statistics = guest.statistics();
+    assert!(statistics.memory.is_some(), "its own memory can be measured");
     guest.command(husk_vmm::control::Request::Stop);
-    assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
+    let ended = guest.finish(DEADLINE);
+    assert!(ended.status.is_some_and(|status| status.success()), "{ended}");
+    // What holds without privileges depends on the host; that it is told does not.
+    let told = |event: &Event| matches!(event, Event::Built { jail } if jail.len() == 7 && jail["user"] == "yes");
+    assert!(ended.events.iter().any(told), "{ended}");
 }
 
 #[test]

@@ -98,6 +98,7 @@ fn container(container: &Container) -> Value {
                 "Accelerator": status.hypervisor.as_ref().map(|choice| &choice.accelerator),
                 "Reason": status.hypervisor.as_ref().map(|choice| &choice.reason),
             },
+            "Jail": status.hypervisor.as_ref().map(|choice| &choice.jail).filter(|jail| !jail.is_empty()),
             "GuestSysctls": config.surroundings.guest_sysctls,
             "KernelArgs": config.surroundings.kernel_args,
             "ConsoleLog": container.dir.console_log(),

@@ -1,10 +1,13 @@
 //! From a container's record to a VM whose agent has announced itself.
 
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use husk_protocols::handshake::Hello;
 use husk_protocols::port::{ANNOUNCE_PORT, GUEST_CID, HOST_CID};
+use husk_vmm::vsock::VsockHandle;
+use tokio::task::JoinHandle;
 
 use super::error::SandboxError;
 use crate::engine::dirs::GuestImage;
@@ -12,8 +15,8 @@ use crate::engine::error::Error;
 use crate::engine::record::{HypervisorChoice, Resources};
 use crate::engine::settings::Settings;
 use crate::engine::store::Container;
-use crate::guest::{Agent, ConnectError, greet};
-use crate::hypervisor::{self, Disk, Vm, VmConfig};
+use crate::guest::{Agent, greet};
+use crate::hypervisor::{self, Disk, MACHINE_DEADLINE, Vm, VmConfig, VmError};
 use crate::sys::fd;
 
 /// Serial of the image's disk, as the agent finds it.
@@ -21,8 +24,8 @@ pub const IMAGE_SERIAL: &str = "image";
 /// Serial of the writable layer's disk.
 pub const DISK_SERIAL: &str = "disk";
 
-/// How long a guest may take from the VM's start to the agent's hello, and for an answer later. Emulated guests on a busy
-/// machine are slow; a guest that is stuck stays stuck.
+/// How long a guest may take from the VM's start to the agent's hello, and for an answer later.
+/// Emulated guests on a busy machine are slow; a guest that is stuck stays stuck.
 const GUEST_DEADLINE: Duration = Duration::from_secs(60);
 /// Another deadline, in seconds.
 const GUEST_DEADLINE_VARIABLE: &str = "HUSK_GUEST_TIMEOUT";
@@ -93,16 +96,20 @@ pub async fn boot(
     let guest = GuestImage::find(&settings)?;
     let deadline = guest_deadline(&settings)?;
     let (hypervisor, verdict) = hypervisor::choose(container.config.hypervisor.parse()?)?;
-    let mut vm = hypervisor.start(&vm_config(container, guest))?;
+    let mut vm = hypervisor.launch(&vm_config(container, guest))?;
+    // Before the guest's first instruction, if the VMM can help it: it may be quick.
+    let waiting = await_agent(vm.vsock().clone(), deadline);
+    machine(&mut *vm).await?;
     let started = Instant::now();
     let choice = HypervisorChoice {
         name: verdict.hypervisor.to_owned(),
         accelerator: verdict.accelerator.to_string(),
         reason: verdict.reason,
+        jail: vm.jail(),
     };
     chosen(choice, i32::try_from(vm.pid()).unwrap_or_default());
     let answer = tokio::select! {
-        answer = announced(&*vm, deadline) => answer,
+        answer = announced(waiting, deadline) => answer,
         () = ended(&*vm) => Ok(None),
     };
     let (socket, hello) = match answer {
@@ -141,31 +148,49 @@ pub async fn explain(error: SandboxError, vm: &mut dyn Vm) -> SandboxError {
     }
 }
 
+/// Waits until a VM's machine is built.
+async fn machine(vm: &mut dyn Vm) -> Result<(), VmError> {
+    if let Some(fd) = vm.machine_fd() {
+        // In vain: it is known below.
+        let _ = tokio::time::timeout(MACHINE_DEADLINE, readable(fd)).await;
+    }
+    vm.await_machine(Duration::ZERO)
+}
+
 /// The agent's connection and hello; `None` when it never came.
-async fn announced(
-    vm: &dyn Vm,
-    deadline: Duration,
-) -> Result<Option<(UnixStream, Hello)>, SandboxError> {
-    let listener =
-        vm.vsock().listen(ANNOUNCE_PORT, 1).map_err(SandboxError::io("await the agent"))?;
-    let wait = move || -> Result<_, ConnectError> {
+type Announcement = Result<Option<(UnixStream, Hello)>, SandboxError>;
+
+/// Listens for the agent, in a thread: that blocks for as long as a VMM does not answer, and ends with
+/// the VMM.
+fn await_agent(vsock: VsockHandle, deadline: Duration) -> JoinHandle<Announcement> {
+    tokio::task::spawn_blocking(move || {
+        let listener =
+            vsock.listen(ANNOUNCE_PORT, 1).map_err(SandboxError::io("await the agent"))?;
         // An error here is the device going away with its VM, which then has more to say.
         let Ok(Some(socket)) = listener.accept(deadline) else { return Ok(None) };
         let hello = greet(&socket, HELLO_DEADLINE)?;
         Ok(Some((socket, hello)))
-    };
-    Ok(tokio::task::spawn_blocking(wait).await.expect("waiting does not panic")?)
+    })
+}
+
+/// What became of it.
+async fn announced(waiting: JoinHandle<Announcement>, deadline: Duration) -> Announcement {
+    match tokio::time::timeout(deadline + HELLO_DEADLINE, waiting).await {
+        Ok(answer) => answer.expect("waiting does not panic"),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Returns when a descriptor is readable that stays so.
+async fn readable(descriptor: BorrowedFd<'_>) -> std::io::Result<()> {
+    let watched = fd::watch(descriptor.try_clone_to_owned()?)?;
+    watched.readable().await?.retain_ready();
+    Ok(())
 }
 
 /// Returns when the VM's process has ended.
 pub async fn ended(vm: &dyn Vm) {
-    let wait = async || -> std::io::Result<()> {
-        let pidfd = fd::watch(vm.exit_fd().try_clone_to_owned()?)?;
-        // Once readable, a pidfd stays so.
-        pidfd.readable().await?.retain_ready();
-        Ok(())
-    };
-    if let Err(error) = wait().await {
+    if let Err(error) = readable(vm.exit_fd()).await {
         tracing::error!(%error, "the VM cannot be watched");
         std::future::pending::<()>().await;
     }

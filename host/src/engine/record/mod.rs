@@ -202,6 +202,9 @@ pub struct HypervisorChoice {
     pub accelerator: String,
     /// Why that one.
     pub reason: String,
+    /// The layers of the VMM's jail and how they stand, for people; empty where there is none.
+    #[serde(default)]
+    pub jail: BTreeMap<String, String>,
 }
 
 impl Status {

@@ -2,8 +2,8 @@
 //! and hands it over; builds no machine.
 //!
 //! ```text
-//! open files -> run husk, jailed -> write configuration -> Built --> Vm
-//!      '--------------'--------------------'--> one line, nothing is left
+//! open files -> run husk, jailed -> write configuration --> Vm --> Built
+//!      '--------------'--------------------'-----------------'--> one line, nothing is left
 //! ```
 
 mod machine;
@@ -93,7 +93,7 @@ impl Hypervisor for Builtin {
         "kvm"
     }
 
-    fn start(&self, config: &VmConfig) -> Result<Box<dyn Vm>, VmError> {
+    fn launch(&self, config: &VmConfig) -> Result<Box<dyn Vm>, VmError> {
         let files = prepare(config)?;
         let device = File::options().read(true).write(true).open(KVM);
         let kvm = device.map_err(open_error("KVM", Path::new(KVM)))?;
@@ -116,10 +116,10 @@ impl Hypervisor for Builtin {
         process.capture(console.0, console_log).map_err(self.run_error())?;
         // A VMM that does not read is gone, and says more than this error.
         let _ = pipe.map_or(Ok(()), |pipe| tell(pipe, &machine));
-        let guest = Guest::default();
+        let guest = Guest::new().map_err(self.run_error())?;
         let vsock = relay::serve(streams.0).map_err(VmError::Vsock)?;
         let control = Client::start(control.0, guest.listener()).map_err(self.run_error())?;
-        Ok(Box::new(BuiltinVm::built(process, control, vsock, guest)?))
+        Ok(Box::new(BuiltinVm::new(process, control, vsock, guest)))
     }
 }
 

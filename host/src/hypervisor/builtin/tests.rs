@@ -1,30 +1,12 @@
 //! Tests: a VMM played by a script.
 
-use std::os::unix::fs::PermissionsExt;
-
+use super::super::testing;
 use super::*;
 
 /// A configuration whose files exist, and a VMM played by a script.
 fn bench(script: &str) -> (tempfile::TempDir, VmConfig, Builtin) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str, content: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, content).unwrap();
-        path
-    };
-    let config = VmConfig {
-        kernel: file("vmlinux", ""),
-        initramfs: file("initramfs", ""),
-        kernel_args: vec![],
-        vcpus: 1,
-        memory_mib: 64,
-        disks: vec![],
-        guest_cid: 3,
-        host_cid: 2,
-        console_log: folder.path().join("console.log"),
-    };
-    let program = file("husk", &format!("#!/bin/sh\n{script}\n"));
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (folder, config) = testing::config();
+    let program = testing::program(&folder, "husk", script);
     (folder, config, Builtin::of(&program))
 }
 

@@ -87,7 +87,7 @@ impl Hypervisor for Qemu {
         "qemu"
     }
 
-    fn start(&self, config: &VmConfig) -> Result<Box<dyn Vm>, VmError> {
+    fn launch(&self, config: &VmConfig) -> Result<Box<dyn Vm>, VmError> {
         // QEMU opens kernel and initramfs itself; its own words for a missing one are worse.
         let Files { disks, console_log, .. } = prepare(config)?;
         let (ours, theirs) = UnixStream::pair().map_err(VmError::Vsock)?;

@@ -2,31 +2,14 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use super::super::BootPhase;
 use super::super::prepare::CONSOLE_FILE_BYTES;
+use super::super::{BootPhase, testing};
 use super::*;
 
 /// A configuration whose files exist, and QEMU played by a script.
 fn bench(script: &str) -> (tempfile::TempDir, VmConfig, Qemu) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str, content: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, content).unwrap();
-        path
-    };
-    let config = VmConfig {
-        kernel: file("vmlinux", ""),
-        initramfs: file("initramfs", ""),
-        kernel_args: vec![],
-        vcpus: 1,
-        memory_mib: 64,
-        disks: vec![],
-        guest_cid: 3,
-        host_cid: 2,
-        console_log: folder.path().join("console.log"),
-    };
-    let program = file(PROGRAM, &format!("#!/bin/sh\n{script}\n"));
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (folder, config) = testing::config();
+    let program = testing::program(&folder, PROGRAM, script);
     (folder, config, Qemu::new(program, Accelerator::Tcg, None))
 }
 

@@ -43,6 +43,8 @@ pub enum ClientError {
 pub struct Client {
     channel: Arc<Channel>,
     replies: Mutex<Receiver<(u64, Reply)>>,
+    /// The number of the call whose answer is awaited; 0 for none.
+    awaited: Arc<AtomicU64>,
     next_id: AtomicU64,
     reader: Option<JoinHandle<()>>,
 }
@@ -65,19 +67,23 @@ impl Client {
     ) -> io::Result<Self> {
         let channel = Arc::new(channel);
         let (sender, replies) = mpsc::channel();
-        let shared = channel.clone();
+        let awaited = Arc::new(AtomicU64::new(0));
+        let (shared, answers) = (channel.clone(), Answers { sender, awaited: awaited.clone() });
         let read = move || {
-            if let Err(error) = read(&shared, &sender, &mut on_event) {
+            if let Err(error) = read(&shared, &answers, &mut on_event) {
                 tracing::warn!(error = &error as &dyn std::error::Error, "VMM not understood");
             }
             // A VMM that makes no sense is not to go on.
             shared.close();
+            // Who asks learns that it is gone.
+            drop(answers);
             on_event(None);
         };
         let reader = std::thread::Builder::new().name("vmm-control".into()).spawn(read)?;
         Ok(Self {
             channel,
             replies: Mutex::new(replies),
+            awaited,
             next_id: AtomicU64::new(1),
             reader: Some(reader),
         })
@@ -91,6 +97,7 @@ impl Client {
         let replies = self.replies.lock().unwrap_or_else(PoisonError::into_inner);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let deadline = Instant::now() + timeout;
+        self.awaited.store(id, Ordering::SeqCst);
         self.send(&Call { id, request }, deadline)?;
         loop {
             match replies.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -154,19 +161,35 @@ impl Drop for Client {
     }
 }
 
+/// Where the answer goes that somebody waits for.
+struct Answers {
+    sender: Sender<(u64, Reply)>,
+    awaited: Arc<AtomicU64>,
+}
+
+impl Answers {
+    /// One for each call: the others are of a VMM that makes them up, and fill nothing.
+    fn take(&self, id: u64, reply: Reply) {
+        let awaited = self.awaited.compare_exchange(id, 0, Ordering::SeqCst, Ordering::SeqCst);
+        if id != 0 && awaited.is_ok() {
+            // Nobody asks any more: the client is being dropped.
+            let _ = self.sender.send((id, reply));
+        }
+    }
+}
+
 fn read(
     channel: &Channel,
-    replies: &Sender<(u64, Reply)>,
+    answers: &Answers,
     on_event: &mut impl FnMut(Option<Event>),
 ) -> Result<(), ChannelError> {
     loop {
         match channel.receive()? {
-            Received::Message(_, Some(_)) => return Err(ChannelError::Descriptors { count: 1 }),
-            Received::Message(Message::Event(event), None) => on_event(Some(event)),
-            Received::Message(Message::Reply { id, reply }, None) => {
-                // Nobody asks any more: the client is being dropped.
-                let _ = replies.send((id, reply));
+            Received::Message(_, Some(_)) | Received::Stripped(_) => {
+                return Err(ChannelError::Descriptors { count: 1 });
             }
+            Received::Message(Message::Event(event), None) => on_event(Some(event)),
+            Received::Message(Message::Reply { id, reply }, None) => answers.take(id, reply),
             Received::Nothing => wait(channel, PollFlags::POLLIN, PollTimeout::NONE),
             Received::End => return Ok(()),
         }
@@ -215,14 +238,31 @@ mod tests {
                 let late = next(&mut server).unwrap();
                 let call = next(&mut server).unwrap();
                 assert_eq!((&late.request, &call.request), (&Request::Pause, &Request::Statistics));
-                server.tell(Event::Built).unwrap();
+                server.tell(Event::DriverReady).unwrap();
                 server.reply(late.id, Reply::Done).unwrap();
                 let statistics = Statistics { uptime_ms: 3, ..Statistics::default() };
                 server.reply(call.id, Reply::Statistics(Box::new(statistics))).unwrap();
             });
             assert_eq!(client.statistics(SOON).unwrap().uptime_ms, 3);
         });
-        assert_eq!(events.recv().unwrap(), Some(Event::Built));
+        assert_eq!(events.recv().unwrap(), Some(Event::DriverReady));
+    }
+
+    #[test]
+    fn answers_that_nobody_awaits_are_not_kept() {
+        let (client, mut server, events) = pair();
+        for id in 0..1000 {
+            while server.is_waiting() {
+                server.flush().unwrap();
+            }
+            server.reply(id, Reply::Done).unwrap();
+        }
+        while server.is_waiting() {
+            server.flush().unwrap();
+        }
+        server.tell(Event::DriverReady).unwrap();
+        assert_eq!(events.recv().unwrap(), Some(Event::DriverReady));
+        assert!(client.replies.lock().unwrap().try_recv().is_err());
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub enum Request {
     Resume,
     /// Ends the machine as if its plug were pulled. The process ends, too.
     Stop,
-    /// Asks for [`Statistics`].
+    /// Asks for [`Statistics`]. What the guest says of its own memory is what it said after the
+    /// request before.
     Statistics,
     /// How much memory the guest should give up through its balloon.
     BalloonTarget {
@@ -95,7 +96,11 @@ pub enum Reply {
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Event {
     /// The machine is built. Its processors run, or wait for [`Request::Start`].
-    Built,
+    Built {
+        /// Layers of the VMM's jail by name, and how they stand, for people: `yes`, or `partly` or
+        /// `no` with the reason.
+        jail: BTreeMap<String, String>,
+    },
     /// The guest's driver of the vsock device is ready: its kernel runs.
     DriverReady,
     /// The guest sent a packet: its user space runs.
@@ -131,7 +136,7 @@ pub struct Statistics {
 pub struct DeviceStatistics {
     /// Its kind.
     pub kind: String,
-    /// Serial of a disk, address of a network interface, else empty.
+    /// Serial of a disk, address of a network interface, tag of a file system, else empty.
     pub name: String,
     /// Its own counters.
     pub counters: BTreeMap<String, u64>,

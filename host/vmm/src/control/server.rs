@@ -48,7 +48,7 @@ impl Server {
     pub fn receive(&mut self) -> Result<Option<Call>, ControlError> {
         match self.channel.receive()? {
             Received::Message(call, None) => Ok(Some(call)),
-            Received::Message(_, Some(_)) => Err(ControlError::Descriptor),
+            Received::Message(_, Some(_)) | Received::Stripped(_) => Err(ControlError::Descriptor),
             Received::Nothing => Ok(None),
             Received::End => Err(ControlError::Gone),
         }

@@ -1,5 +1,7 @@
 //! Tests: turns, with devices that count theirs.
 
+mod race;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::Mutex;

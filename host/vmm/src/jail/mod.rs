@@ -89,6 +89,7 @@ pub fn enter(keep: &[BorrowedFd<'_>]) -> Result<Report, JailError> {
     // Core dumps hold the guest's memory.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(call("set RLIMIT_CORE"))?;
     prctl::set_no_new_privs().map_err(call("PR_SET_NO_NEW_PRIVS"))?;
+    die_of_faults().map_err(call("forget the handlers of faults"))?;
     let entered = namespaces::enter();
     let root = namespaces::empty_root(&entered);
     let (user, capabilities) = privileges::drop_all(&entered)?;
@@ -106,6 +107,12 @@ fn single_threaded() -> Result<(), JailError> {
         Err(Errno::EINVAL) => Err(JailError::Threads),
         Err(error) => Err(call("count threads")(error)),
     }
+}
+
+/// The standard library handles them to tell of stacks that are full, with calls that the filter
+/// forbids: a fault would look like an attempt to leave.
+fn die_of_faults() -> Result<(), Errno> {
+    [Signal::SIGSEGV, Signal::SIGBUS].into_iter().try_for_each(sys::forget_handler)
 }
 
 /// No tracing by others of the same user, no core dump. A change of credentials sets it to what

@@ -49,9 +49,9 @@ fn set_slot(vm: &VmFd, slot: u32, region: &GuestRegionMmap, len: u64) -> Result<
         memory_size: len,
         userspace_addr: region.as_ptr() as u64,
     };
-    // SAFETY: the address and the length are those of a whole mapping, or the length is 0, and `Machine` and `Running`
-    // hold a handle on it until the VM is gone; guest memory is only ever used as bytes that change
-    // at any time.
+    // SAFETY: the address and the length are those of a whole mapping, or the length is 0, and
+    // `Machine` and `Running` hold a handle on it until the VM is gone; guest memory is only ever
+    // used as bytes that change at any time.
     unsafe { vm.set_user_memory_region(region) }
         .map_err(MachineError::kvm("KVM_SET_USER_MEMORY_REGION"))
 }

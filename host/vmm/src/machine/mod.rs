@@ -78,7 +78,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine with the memory that is there and so many processors, on `kvm`, which is an open `/dev/kvm`.
+    /// A machine with the memory that is there and so many processors, on `kvm`, which is an open
+    /// `/dev/kvm`.
     ///
     /// # Errors
     /// [`MachineError`]: this KVM cannot, or does not want to.
@@ -150,21 +151,6 @@ impl Machine {
     ) -> Result<Running, MachineError> {
         kvm::irqfd(&self.vm, legacy.serial_interrupt(), layout::SERIAL_GSI)?;
         running::prepare(self, entry, legacy, set_up)
-    }
-
-    /// As [`Self::prepare`], and the guest runs.
-    ///
-    /// # Errors
-    /// [`MachineError`]: there are no threads.
-    pub fn start(
-        self,
-        entry: impl FnOnce(&mut kvm_regs, &mut kvm_sregs),
-        legacy: &Legacy,
-        set_up: SetUp,
-    ) -> Result<Running, MachineError> {
-        let running = self.prepare(entry, legacy, set_up)?;
-        running.resume();
-        Ok(running)
     }
 }
 

@@ -15,6 +15,20 @@ use super::*;
 use crate::jail::filter;
 use crate::memory::{Ram, Size};
 
+impl Machine {
+    /// As [`Self::prepare`], and the guest runs.
+    fn start(
+        self,
+        entry: impl FnOnce(&mut kvm_regs, &mut kvm_sregs),
+        legacy: &Legacy,
+        set_up: SetUp,
+    ) -> Result<Running, MachineError> {
+        let running = self.prepare(entry, legacy, set_up)?;
+        running.resume();
+        Ok(running)
+    }
+}
+
 /// Where the guests' code is, and one of their data.
 const CODE: u64 = 0x1000;
 /// Code of the second processor: the vector of its wake-up is the page's number.

@@ -1,6 +1,7 @@
 //! The devices of a machine, made from its configuration, in the order in which they are on the bus.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Weak};
 
@@ -19,10 +20,10 @@ use crate::virtio::{self, Kind, balloon, blk, console, fs, mem, net, rng};
 
 /// A device that cannot be made.
 #[derive(Debug, thiserror::Error)]
-#[error("{} device {name}", kind.name())]
+#[error("{} device{name}", kind.name())]
 pub struct DeviceError {
     kind: Kind,
-    /// Empty where there is one of a kind.
+    /// Behind a space; empty where there is one of a kind, or the device names itself.
     name: String,
     #[source]
     source: Box<dyn Error + Send + Sync>,
@@ -30,9 +31,11 @@ pub struct DeviceError {
 
 fn of<E: Into<Box<dyn Error + Send + Sync>>>(
     kind: Kind,
-    name: impl ToString,
+    name: impl fmt::Display,
 ) -> impl FnOnce(E) -> DeviceError {
-    move |source| DeviceError { kind, name: name.to_string(), source: source.into() }
+    let name = name.to_string();
+    let name = if name.is_empty() { name } else { format!(" {name}") };
+    move |source| DeviceError { kind, name, source: source.into() }
 }
 
 /// By what the monitor names a device of which there may be several.
@@ -40,6 +43,7 @@ fn of<E: Into<Box<dyn Error + Send + Sync>>>(
 enum Name {
     Disk(String),
     Net(Mac),
+    Share(String),
     /// There is one of the kind.
     Only,
 }
@@ -82,7 +86,7 @@ impl Devices {
         for share in &config.devices.shares {
             let failed = of(Kind::Fs, &share.tag);
             let device = fs::Device::new(share, descriptors.take(share.socket)).map_err(failed)?;
-            devices.add(Name::Only, device, ram)?;
+            devices.add(Name::Share(share.tag.clone()), device, ram)?;
         }
         Ok(devices)
     }
@@ -96,7 +100,7 @@ impl Devices {
         let jailed: blk::engine::OnThread =
             Arc::new(|| filter::install(Role::Block).map_err(io::Error::other));
         let device = blk::Device::new(disk, descriptors.take(disk.file), &jailed)
-            .map_err(of(Kind::Block, &disk.serial))?;
+            .map_err(of(Kind::Block, ""))?;
         self.add(Name::Disk(disk.serial.clone()), device, ram)
     }
 
@@ -207,6 +211,13 @@ impl Devices {
         self.guest.get()
     }
 
+    /// Asks the guest how its memory stands, which is among the statistics once it has answered.
+    /// Writes to guest memory.
+    pub fn ask_guest(&self) {
+        // One that cannot be asked now still has to answer, or never will.
+        let _ = self.change(&Name::Only, balloon::Device::ask_for_statistics);
+    }
+
     /// What each of them counted.
     pub fn statistics(&self) -> Vec<DeviceStatistics> {
         let numbers = |(transport, name): (&Arc<Transport>, &Name)| {
@@ -214,7 +225,7 @@ impl Devices {
             DeviceStatistics {
                 kind: transport.device().kind().name().to_owned(),
                 name: match name {
-                    Name::Disk(serial) => serial.clone(),
+                    Name::Disk(name) | Name::Share(name) => name.clone(),
                     Name::Net(mac) => mac.to_string(),
                     Name::Only => String::new(),
                 },

@@ -1,4 +1,4 @@
-//! Reads the configuration from a pipe: whole, bounded, and in time. Judges nothing of it.
+//! Reads the configuration from a pipe: whole, and bounded. Judges nothing of it.
 
 use std::io::{self, Read};
 

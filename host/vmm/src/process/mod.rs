@@ -155,13 +155,13 @@ fn run() -> Result<End, ProcessError> {
     allow_open_files().map_err(system("raise RLIMIT_NOFILE"))?;
     let files = meter.iter().map(|meter| meter.file().as_fd());
     let keep: Vec<BorrowedFd<'_>> = descriptors.all().chain(files).collect();
-    jail::enter(&keep)?;
+    let jail = jail::enter(&keep)?;
     drop(keep);
     let mut session = build(&config, descriptors, meter)?;
     // From here on there are only the threads that there are.
     let hotplug = config.memory.hotplug_mib > 0;
     filter::install(if hotplug { filter::Role::MainHotplug } else { filter::Role::Main })?;
-    session.serve(config.start_paused)
+    session.serve(&jail, config.start_paused)
 }
 
 /// As many as [`MAX_OPEN_FILES`], if the host lets us.

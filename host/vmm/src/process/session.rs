@@ -21,6 +21,7 @@ use super::meter::Meter;
 use super::{ProcessError, system};
 use crate::control::{Call, ControlError, Event, Reply, Request, Server, Statistics};
 use crate::event_loop::EventLoop;
+use crate::jail;
 use crate::machine::{Exit, Running};
 use crate::memory::Ram;
 use crate::virtio::vsock::Progress;
@@ -99,18 +100,20 @@ impl Session {
         Ok(session)
     }
 
-    /// Serves until the machine has ended, and takes it down.
+    /// Serves until the machine has ended, and takes it down. The monitor is told of `jail`.
     ///
     /// # Errors
     /// [`ProcessError`]: of epoll(7), which fails on no healthy host.
-    pub fn serve(&mut self, start_paused: bool) -> Result<End, ProcessError> {
-        let end = match self.begin(start_paused) {
+    pub fn serve(&mut self, jail: &jail::Report, start_paused: bool) -> Result<End, ProcessError> {
+        let end = match self.begin(jail, start_paused) {
             Ok(()) => self.turns()?,
             Err(error) => End::Deserted(error),
         };
         self.running.stop();
         if matches!(end, End::Machine(_)) {
             self.serve_last()?;
+            // How far it came in its last moments; the end is told anyway.
+            self.tell_progress()?;
         }
         let ended = Event::Ended { status: end.status(), how: end.to_string() };
         // A monitor that is gone hears nothing.
@@ -129,8 +132,10 @@ impl Session {
         Ok(())
     }
 
-    fn begin(&mut self, start_paused: bool) -> Result<(), ControlError> {
-        self.control.tell(Event::Built)?;
+    fn begin(&mut self, jail: &jail::Report, start_paused: bool) -> Result<(), ControlError> {
+        let told = |(name, layer): (&str, &jail::Layer)| (name.to_owned(), layer.to_string());
+        let jail = jail.layers().map(told).into_iter().collect();
+        self.control.tell(Event::Built { jail })?;
         if !start_paused {
             self.go();
         }
@@ -290,6 +295,9 @@ impl Session {
     }
 
     fn statistics(&mut self) -> Reply {
+        if self.state == State::Running {
+            self.devices.ask_guest();
+        }
         let stats = self.running.stats();
         let mut exits: std::collections::BTreeMap<String, u64> =
             stats.exits.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();

@@ -138,3 +138,11 @@ pub trait Device: Any + Send {
     /// What it counted.
     fn counters(&self) -> Counters;
 }
+
+/// Reads a configuration space that is `space`, for [`Device::read_config`].
+pub fn read_space(space: &[u8], offset: u64, data: &mut [u8]) {
+    let rest = usize::try_from(offset).ok().and_then(|offset| space.get(offset..));
+    for (byte, value) in data.iter_mut().zip(rest.unwrap_or_default()) {
+        *byte = *value;
+    }
+}

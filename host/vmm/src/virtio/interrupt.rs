@@ -28,14 +28,6 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// An interrupt that nobody listens to yet, of a device without queues.
-    ///
-    /// # Errors
-    /// Those of eventfd(2).
-    pub fn new() -> io::Result<Self> {
-        Self::with_queues(0)
-    }
-
     /// An interrupt that nobody listens to yet, and kicks of as many queues.
     ///
     /// # Errors

@@ -29,6 +29,6 @@ pub mod rng;
 pub mod testing;
 pub mod vsock;
 
-pub use device::{ActivateError, Activation, Counters, Device, Kind};
+pub use device::{ActivateError, Activation, Counters, Device, Kind, read_space};
 pub use interrupt::Interrupt;
 pub use queue::{Outcome, QueueError, Served};

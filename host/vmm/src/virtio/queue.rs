@@ -166,6 +166,31 @@ pub fn pass(
     Ok(outcome)
 }
 
+/// As [`pass`], and over when there was `left` work: `serve` also says how much each chain was, in
+/// bytes of whatever takes time. The last one may be more than was left.
+///
+/// # Errors
+/// [`QueueError`]: the queue is broken.
+pub fn turn(
+    queue: &mut Queue,
+    memory: &Memory,
+    mut left: u64,
+    mut serve: impl FnMut(Chain<'_>) -> (Served, u64),
+) -> Result<Outcome, QueueError> {
+    let mut over = false;
+    let mut outcome = pass(queue, memory, |chain| {
+        if left == 0 {
+            over = true;
+            return Served::Left;
+        }
+        let (served, work) = serve(chain);
+        left = left.saturating_sub(work);
+        served
+    })?;
+    outcome.more |= over;
+    Ok(outcome)
+}
+
 /// Whether the guest wants an interrupt for what was used since the last time that this was asked.
 ///
 /// # Errors

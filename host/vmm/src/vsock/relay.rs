@@ -17,6 +17,7 @@ use std::sync::{Arc, mpsc};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::Epoll;
+use nix::sys::socket::{SockType, getsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 
 use super::handle::{Command, Mailbox, Offers, VsockHandle};
@@ -143,12 +144,16 @@ impl Relay {
                     self.on_listening(host_port, free);
                 }
                 Received::Message(Report::Offer { host_port }, Some(stream)) => {
+                    check_stream(&stream)?;
                     // Dropped when nobody listens any more, or the backlog is full.
                     if let Some(sink) = self.sinks.get(&host_port) {
                         sink.offer(stream.into());
                     }
                 }
-                Received::Message(..) => return Err(RelayError::Stream),
+                Received::Stripped(Report::Offer { host_port }) => {
+                    tracing::warn!(host_port, "no place for a stream of the guest");
+                }
+                Received::Message(..) | Received::Stripped(_) => return Err(RelayError::Stream),
             }
         }
     }
@@ -211,10 +216,21 @@ impl Relay {
     }
 }
 
+/// A VMM that was taken over may offer what is no stream, such as an end of a pipe of ours that
+/// would then stay open.
+fn check_stream(stream: &OwnedFd) -> Result<(), RelayError> {
+    match getsockopt(stream, sockopt::SockType) {
+        Ok(SockType::Stream) => Ok(()),
+        _ => Err(RelayError::Stream),
+    }
+}
+
 /// The device's end of the relay.
 #[derive(Debug)]
 pub struct Remote {
     channel: Arc<Channel>,
+    /// What the other process has no room for; no orders are taken meanwhile.
+    held: Option<Report>,
 }
 
 /// Sends the guest's connections to one port to the other process.
@@ -236,20 +252,27 @@ impl Remote {
     /// The device's end of a socket.
     #[must_use]
     pub fn new(channel: Channel) -> Self {
-        Self { channel: Arc::new(channel) }
+        Self { channel: Arc::new(channel), held: None }
     }
 
-    /// Does what was ordered until now. False when the other process is gone.
+    /// Does what was ordered until now, as far as the answers find room. False when the other process
+    /// is gone.
     ///
     /// # Errors
     /// [`RelayError`]: the other process is not who should be there.
     pub fn serve(
-        &self,
+        &mut self,
         muxer: &mut Muxer,
         streams: &mut Streams,
         epoll: &Epoll,
     ) -> Result<bool, RelayError> {
         loop {
+            if let Some(report) = self.held {
+                if !self.channel.send(&report, None)? {
+                    return Ok(true);
+                }
+                self.held = None;
+            }
             let command = match self.channel.receive()? {
                 Received::Nothing => return Ok(true),
                 Received::End => return Ok(false),
@@ -257,13 +280,17 @@ impl Remote {
                     Command::Connect { guest_port, stream: stream.into() }
                 }
                 Received::Message(Order::Listen { host_port }, None) => {
-                    self.listen(muxer, streams, epoll, host_port)?;
+                    self.listen(muxer, streams, epoll, host_port);
                     continue;
                 }
                 Received::Message(Order::Unlisten { host_port }, None) => {
                     Command::Unlisten { host_port }
                 }
-                Received::Message(..) => return Err(RelayError::Stream),
+                Received::Stripped(Order::Connect { guest_port }) => {
+                    tracing::warn!(guest_port, "no place for a stream of the host");
+                    continue;
+                }
+                Received::Message(..) | Received::Stripped(_) => return Err(RelayError::Stream),
             };
             streams.execute(muxer, epoll, command);
         }
@@ -274,26 +301,16 @@ impl Remote {
         self.channel.close();
     }
 
-    fn listen(
-        &self,
-        muxer: &mut Muxer,
-        streams: &mut Streams,
-        epoll: &Epoll,
-        host_port: u32,
-    ) -> Result<(), RelayError> {
+    fn listen(&mut self, muxer: &mut Muxer, streams: &mut Streams, epoll: &Epoll, host_port: u32) {
         let sink = Box::new(RemoteSink { host_port, channel: self.channel.clone() });
         let (reply, answer) = mpsc::sync_channel(1);
         streams.execute(muxer, epoll, Command::Listen { host_port, sink, reply });
         let free = answer.try_recv().unwrap_or(false);
-        if self.channel.send(&Report::Listening { host_port, free }, None)? {
-            return Ok(());
-        }
-        // The other process asks and does not listen to answers.
-        Err(ChannelError::Send(Errno::EAGAIN).into())
+        self.held = Some(Report::Listening { host_port, free });
     }
 }
 
-/// Readable when something was ordered.
+/// Readable when something was ordered, and writable when there is room for answers.
 impl AsFd for Remote {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.channel.as_fd()

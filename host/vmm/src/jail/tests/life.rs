@@ -1,4 +1,4 @@
-//! What holds around the jail: descriptors, traces, the end of the parent, the end by panic.
+//! What holds around the jail: descriptors, traces, the end of the parent, the end by panic or fault.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -134,5 +134,18 @@ fn panic_under_the_filter_is_told_and_aborts() {
         File::from(reader).read_to_string(&mut text).unwrap();
         assert!(text.contains("panicked"), "{text}");
         assert_eq!(wait(child), End::Killed(Signal::SIGABRT), "{role:?}");
+    }
+}
+
+#[test]
+fn fault_under_the_filter_ends_as_what_it_is() {
+    for signal in [Signal::SIGSEGV, Signal::SIGBUS] {
+        let child = spawn(|| {
+            super::enter(&[]).unwrap();
+            filter::install(Role::Main).unwrap();
+            nix::sys::signal::raise(signal).unwrap();
+            0
+        });
+        assert_eq!(wait(child), End::Killed(signal));
     }
 }

@@ -139,21 +139,13 @@ fn turn(
     numbers: &mut Numbers,
     mut serve: impl FnMut(Chain<'_>, &mut Numbers) -> Option<u64>,
 ) -> Result<Outcome, QueueError> {
-    let mut left = TURN_LEN;
-    let mut over = false;
-    let mut outcome = queue::pass(queue, memory, |chain| {
-        if left == 0 {
-            over = true;
-            return Served::Left;
+    queue::turn(queue, memory, TURN_LEN, |chain| {
+        let len = serve(chain, numbers);
+        if len.is_none() {
+            numbers.malformed += 1;
         }
-        match serve(chain, numbers) {
-            Some(len) => left = left.saturating_sub(len),
-            None => numbers.malformed += 1,
-        }
-        Served::Used(0)
-    })?;
-    outcome.more |= over;
-    Ok(outcome)
+        (Served::Used(0), len.unwrap_or_default())
+    })
 }
 
 /// The pages that a chain names, each once, from the lowest up. `None`: it is none.

@@ -14,8 +14,8 @@ pub mod statistics;
 use serde::{Deserialize, Serialize};
 
 use self::core::Numbers;
-use self::statistics::{Statistics, StatisticsQueue};
-use super::{ActivateError, Activation, Counters, Kind};
+use self::statistics::StatisticsQueue;
+use super::{ActivateError, Activation, Counters, Kind, read_space};
 
 /// Statistics queue. virtio 1.2 §5.5.3.
 pub const F_STATS_VQ: u64 = 1 << 1;
@@ -141,20 +141,8 @@ impl Device {
         Ok(())
     }
 
-    /// How much memory the guest gave up, as it says itself.
-    #[must_use]
-    pub fn actual_mib(&self) -> u32 {
-        u32::from_le_bytes(self.actual) / PAGES_PER_MIB
-    }
-
-    /// What the guest said last of its memory.
-    #[must_use]
-    pub fn statistics(&self) -> &Statistics {
-        self.statistics.last()
-    }
-
-    /// Asks the guest for new [`Self::statistics`]. False if it cannot be asked now: it has not
-    /// answered yet, or does not know how.
+    /// Asks the guest how it is off; the answer is among the counters once it came. False if it
+    /// cannot be asked now: it has not answered yet, or does not know how.
     pub fn ask_for_statistics(&mut self) -> bool {
         let Some(active) = &mut self.active else { return false };
         let index = (0..QUEUES).find(|&at| Role::of(at, active.features) == Some(Role::Statistics));
@@ -199,11 +187,7 @@ impl super::Device for Device {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.config();
-        let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..));
-        for (byte, value) in data.iter_mut().zip(rest.unwrap_or_default()) {
-            *byte = *value;
-        }
+        read_space(&self.config(), offset, data);
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {
@@ -243,8 +227,10 @@ impl super::Device for Device {
         interrupt.settle(index, &passed);
     }
 
+    /// What the guest said last of its memory is among them.
     fn counters(&self) -> Counters {
         let mut counters = self.numbers.counters();
+        counters.extend(self.statistics.last());
         counters.insert("target_pages", self.target_pages.into());
         counters.insert("actual_pages", u32::from_le_bytes(self.actual).into());
         counters

@@ -204,7 +204,7 @@ pub fn complete(
 
 /// Writes the status byte; the bytes written to the chain, `data` before it among them.
 fn answer(memory: &Memory, status: GuestAddress, answer: Answer, data: u32) -> u32 {
-    // It was memory when the request was read, and memory stays.
+    // It was memory when the request was read; only hot-plug memory may have gone since.
     let written = memory.write_obj(answer as u8, status);
     if written.is_ok() { data + 1 } else { 0 }
 }

@@ -19,7 +19,9 @@ use super::segments::Segments;
 use super::task::Task;
 use crate::Memory;
 use crate::rate_limit::{Limits, RateLimiter};
-use crate::virtio::{self, ActivateError, Activation, Counters, Interrupt, Kind, QueueError};
+use crate::virtio::{
+    self, ActivateError, Activation, Counters, Interrupt, Kind, QueueError, read_space,
+};
 
 /// Feature bits. virtio 1.2 §5.2.3.
 pub mod feature {
@@ -280,10 +282,7 @@ impl virtio::Device for Device {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let space = usize::try_from(offset).ok().and_then(|offset| self.config.get(offset..));
-        for (byte, value) in data.iter_mut().zip(space.unwrap_or_default()) {
-            *byte = *value;
-        }
+        read_space(&self.config, offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {

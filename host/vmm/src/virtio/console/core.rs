@@ -17,7 +17,7 @@ pub const QUEUE_SIZE: u16 = 64;
 /// The most bytes of one chain of the guest.
 pub const MAX_WRITE_LEN: u32 = 64 << 10;
 /// With so many bytes, either way, a turn ends.
-pub const TURN_LEN: usize = 256 << 10;
+pub const TURN_LEN: u64 = 256 << 10;
 
 /// Bytes that are read or written at once.
 const STEP_LEN: usize = 4096;
@@ -64,24 +64,15 @@ pub fn transmit(
     numbers: &mut Numbers,
     output: &mut impl Write,
 ) -> Result<Outcome, QueueError> {
-    let mut left = TURN_LEN;
-    let mut over = false;
-    let mut outcome = queue::pass(queue, memory, |chain| {
-        if left == 0 {
-            over = true;
-            return Served::Left;
-        }
-        match Request::split(chain, memory, TO_READ) {
-            Ok(mut request) => {
-                left = left.saturating_sub(request.reader.available_bytes());
-                pass_on(&mut request.reader, numbers, output);
-            }
-            Err(_) => numbers.malformed += 1,
-        }
-        Served::Used(0)
-    })?;
-    outcome.more |= over;
-    Ok(outcome)
+    queue::turn(queue, memory, TURN_LEN, |chain| {
+        let Ok(mut request) = Request::split(chain, memory, TO_READ) else {
+            numbers.malformed += 1;
+            return (Served::Used(0), 0);
+        };
+        let len = request.reader.available_bytes();
+        pass_on(&mut request.reader, numbers, output);
+        (Served::Used(0), len as u64)
+    })
 }
 
 fn pass_on(reader: &mut Reader<'_>, numbers: &mut Numbers, output: &mut impl Write) {
@@ -122,13 +113,7 @@ pub fn receive(
     numbers: &mut Numbers,
     input: &mut impl Read,
 ) -> Result<Outcome, QueueError> {
-    let mut left = TURN_LEN;
-    let mut over = false;
-    let mut outcome = queue::pass(queue, memory, |chain| {
-        if left == 0 {
-            over = true;
-            return Served::Left;
-        }
+    queue::turn(queue, memory, TURN_LEN, |chain| {
         let request = Request::split(chain, memory, TO_WRITE);
         let Some(mut writer) = request
             .ok()
@@ -136,19 +121,16 @@ pub fn receive(
             .filter(|writer| writer.available_bytes() > 0)
         else {
             numbers.malformed += 1;
-            return Served::Used(0);
+            return (Served::Used(0), 0);
         };
         let mut bytes = [0; STEP_LEN];
         let room = writer.available_bytes().min(STEP_LEN);
-        let Some(len) = read_some(input, &mut bytes[..room]) else { return Served::Left };
+        let Some(len) = read_some(input, &mut bytes[..room]) else { return (Served::Left, 0) };
         // There is room.
         let _ = writer.write_all(&bytes[..len]);
-        left = left.saturating_sub(len);
         numbers.read_bytes += len as u64;
-        Served::Used(writer.written())
-    })?;
-    outcome.more |= over;
-    Ok(outcome)
+        (Served::Used(writer.written()), len as u64)
+    })
 }
 
 /// `None`: nothing now, or never again.

@@ -18,7 +18,7 @@ use nix::sys::epoll::EpollFlags;
 use serde::{Deserialize, Serialize};
 
 use self::core::{Numbers, QUEUE_SIZE, RX_QUEUE, TX_QUEUE, receive, transmit};
-use super::{ActivateError, Activation, Counters, Kind};
+use super::{ActivateError, Activation, Counters, Kind, read_space};
 
 /// `VIRTIO_CONSOLE_F_SIZE`, virtio 1.2 §5.3.3: columns and rows are in the configuration space.
 pub const FEATURE_SIZE: u64 = 1;
@@ -124,11 +124,7 @@ impl super::Device for Device {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let space = self.config_space();
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(space.len());
-        for (byte, value) in data.iter_mut().zip(&space[from..]) {
-            *byte = *value;
-        }
+        read_space(&self.config_space(), offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {

@@ -185,8 +185,8 @@ impl BackEnd {
         self.set(FrontendReq::SET_FEATURES, VhostUserU64::new(features).as_slice(), &[])
     }
 
-    /// Shares the guest memory that is there. The front end's addresses in it, by which it names rings, are said to be
-    /// the guest's: where this process has it is nobody's business.
+    /// Shares the guest memory that is there. The front end's addresses in it, by which it names
+    /// rings, are said to be the guest's: where this process has it is nobody's business.
     ///
     /// # Errors
     /// [`BackEndError`].

@@ -14,7 +14,7 @@ use virtio_queue::QueueT;
 
 use super::back_end::{BackEnd, BackEndError, DEADLINE, Vring};
 use crate::Memory;
-use crate::virtio::{self, ActivateError, Activation, Counters, Interrupt, Kind};
+use crate::virtio::{self, ActivateError, Activation, Counters, Interrupt, Kind, read_space};
 
 /// The most bytes of a tag. virtio 1.2 §5.11.4.
 const TAG_LEN: usize = 36;
@@ -187,10 +187,7 @@ impl virtio::Device for Device {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let rest = usize::try_from(offset).ok().and_then(|offset| self.space.get(offset..));
-        for (byte, value) in data.iter_mut().zip(rest.unwrap_or_default()) {
-            *byte = *value;
-        }
+        read_space(&self.space, offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {

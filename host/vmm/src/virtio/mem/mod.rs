@@ -5,8 +5,8 @@
 //! - [`blocks`]: which blocks are plugged;
 //! - here: what the transport sees, and the request.
 //!
-//! What is unplugged goes back to the host, bit by bit. Blocks survive a reset of the device: only the guest knows
-//! what it keeps in them.
+//! What is unplugged goes back to the host, bit by bit. Blocks survive a reset of the device: only
+//! the guest knows what it keeps in them.
 //!
 //! Of the region no more is usable than the device's owner lets be ([`Device::set_usable_len`]), who asks
 //! what is needed ([`Device::take_need`]) and makes memory be there.
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use self::blocks::{BLOCK_LEN, Blocks};
 use self::core::Numbers;
-use super::{ActivateError, Activation, Counters, Kind};
+use super::{ActivateError, Activation, Counters, Kind, read_space};
 use crate::memory::Region;
 
 /// The guest must not touch what is not plugged. virtio 1.2 §5.15.3.
@@ -167,11 +167,7 @@ impl super::Device for Device {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.config();
-        let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..));
-        for (byte, value) in data.iter_mut().zip(rest.unwrap_or_default()) {
-            *byte = *value;
-        }
+        read_space(&self.config(), offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {

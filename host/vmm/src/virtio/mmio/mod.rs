@@ -27,7 +27,7 @@ use virtio_bindings::bindings::virtio_ring::{
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_queue::Queue;
 
-use self::registers::{CONFIG_SPACE, QueueRegister, Register, Ring};
+use self::registers::{CONFIG_SPACE, Half, QueueRegister, Register, Ring};
 use self::status::{DEVICE_NEEDS_RESET, DRIVER_OK, FAILED, FEATURES_OK};
 use super::queue::{QueueConfig, SetupError};
 use super::{ActivateError, Activation, Counters, Device, Interrupt};
@@ -50,22 +50,33 @@ pub struct Transport {
 struct State {
     device: Box<dyn Device>,
     memory: Memory,
-    offered: u64,
     /// Without DEVICE_NEEDS_RESET, which the interrupt knows.
     status: u32,
-    device_features_sel: u32,
-    driver_features_sel: u32,
-    driver_features: u64,
-    /// The driver took features beyond the 64th, of which there are none.
-    took_unknown: bool,
+    features: Features,
     queue_sel: u32,
     queues: Vec<QueueConfig>,
     /// The device has the queues.
     active: bool,
-    ignored: u64,
+    counts: Counts,
+}
+
+/// What is offered, and what the driver takes of it, half by half.
+struct Features {
+    offered: u64,
+    taken: u64,
+    /// The driver took features beyond the 64th, of which there are none.
+    took_unknown: bool,
+    device_sel: u32,
+    driver_sel: u32,
+}
+
+/// Numbers since the machine started.
+#[derive(Default)]
+struct Counts {
     activations: u64,
-    resets: u64,
+    ignored: u64,
     needed_resets: u64,
+    resets: u64,
 }
 
 impl Transport {
@@ -77,21 +88,14 @@ impl Transport {
         let queues: Vec<_> = device.queue_sizes().iter().copied().map(QueueConfig::new).collect();
         let interrupt = Arc::new(Interrupt::with_queues(queues.len())?);
         let state = State {
-            offered: device.features() | TRANSPORT_FEATURES,
+            features: Features::offer(device.features() | TRANSPORT_FEATURES),
             device,
             memory,
             status: 0,
-            device_features_sel: 0,
-            driver_features_sel: 0,
-            driver_features: 0,
-            took_unknown: false,
             queue_sel: 0,
             queues,
             active: false,
-            ignored: 0,
-            activations: 0,
-            resets: 0,
-            needed_resets: 0,
+            counts: Counts::default(),
         };
         Ok(Self { interrupt, bad_accesses: AtomicU64::new(0), state: Mutex::new(state) })
     }
@@ -133,11 +137,11 @@ impl Transport {
         let state = self.lock();
         let mut counters = state.device.counters();
         counters.extend([
-            ("transport_activations", state.activations),
+            ("transport_activations", state.counts.activations),
             ("transport_bad_accesses", self.bad_accesses.load(Ordering::Relaxed)),
-            ("transport_ignored", state.ignored),
-            ("transport_needed_resets", state.needed_resets),
-            ("transport_resets", state.resets),
+            ("transport_ignored", state.counts.ignored),
+            ("transport_needed_resets", state.counts.needed_resets),
+            ("transport_resets", state.counts.resets),
         ]);
         counters
     }
@@ -165,6 +169,8 @@ impl Transport {
     fn write_register(&self, register: Register, value: u32) {
         match register {
             Register::InterruptAck => self.interrupt.acknowledge(value),
+            // Whichever is selected, there is none.
+            Register::SharedMemory => {}
             Register::QueueNotify => match usize::try_from(value) {
                 Ok(index) if index < self.kicks().len() => self.interrupt.again(index),
                 _ => self.bad_access(),
@@ -192,7 +198,7 @@ impl Registers for Transport {
             if device.state.may_write_config() && !self.interrupt.is_reset_needed() {
                 device.write_config(offset, data);
             } else {
-                device.state.ignored += 1;
+                device.state.counts.ignored += 1;
             }
             return;
         }
@@ -208,7 +214,7 @@ impl State {
         let queue = self.selected();
         match register {
             Register::DeviceId => self.device.kind() as u32,
-            Register::DeviceFeatures => half(self.offered, self.device_features_sel),
+            Register::DeviceFeatures => half(self.features.offered, self.features.device_sel),
             Register::Queue(QueueRegister::NumMax) => {
                 queue.map_or(0, |queue| u32::from(queue.max_size))
             }
@@ -225,14 +231,14 @@ impl State {
 
     fn write(&mut self, register: Register, value: u32, interrupt: &Arc<Interrupt>) {
         match register {
-            Register::DeviceFeaturesSel => self.device_features_sel = value,
-            Register::DriverFeaturesSel => self.driver_features_sel = value,
+            Register::DeviceFeaturesSel => self.features.device_sel = value,
+            Register::DriverFeaturesSel => self.features.driver_sel = value,
             Register::DriverFeatures => self.take_features(value),
             Register::Queue(QueueRegister::Sel) => self.queue_sel = value,
             Register::Queue(register) => self.write_queue(register, value),
             Register::Status => self.write_status(value, interrupt),
             // Those that can only be read.
-            _ => self.ignored += 1,
+            _ => self.counts.ignored += 1,
         }
     }
 
@@ -242,14 +248,10 @@ impl State {
 
     fn take_features(&mut self, value: u32) {
         if self.status != status::ACKNOWLEDGE | status::DRIVER {
-            self.ignored += 1;
+            self.counts.ignored += 1;
             return;
         }
-        match self.driver_features_sel {
-            0 => self.driver_features = registers::Half::Low.put(self.driver_features, value),
-            1 => self.driver_features = registers::Half::High.put(self.driver_features, value),
-            _ => self.took_unknown |= value != 0,
-        }
+        self.features.take(value);
     }
 
     /// Queues are set up between FEATURES_OK and DRIVER_OK, and one that is ready is left alone.
@@ -268,7 +270,7 @@ impl State {
                 };
                 *address = half.put(*address, value);
             }
-            _ => self.ignored += 1,
+            _ => self.counts.ignored += 1,
         }
     }
 
@@ -285,19 +287,16 @@ impl State {
                 self.stop();
             }
             status::Request::Set(bits) => self.climb(bits, interrupt),
-            status::Request::Illegal => self.ignored += 1,
+            status::Request::Illegal => self.counts.ignored += 1,
         }
     }
 
     fn reset(&mut self, interrupt: &Interrupt) {
         self.stop();
         interrupt.clear();
-        self.resets += 1;
+        self.counts.resets += 1;
         self.status = 0;
-        self.device_features_sel = 0;
-        self.driver_features_sel = 0;
-        self.driver_features = 0;
-        self.took_unknown = false;
+        self.features = Features::offer(self.features.offered);
         self.queue_sel = 0;
         for queue in &mut self.queues {
             *queue = QueueConfig::new(queue.max_size);
@@ -316,8 +315,8 @@ impl State {
     fn climb(&mut self, bits: u32, interrupt: &Arc<Interrupt>) {
         self.status |= bits & !(FEATURES_OK | DRIVER_OK);
         if bits & FEATURES_OK != 0 {
-            if !self.features_are_fine() {
-                self.ignored += 1;
+            if !self.features.are_fine() {
+                self.counts.ignored += 1;
                 return;
             }
             self.status |= FEATURES_OK;
@@ -326,21 +325,14 @@ impl State {
             self.status |= DRIVER_OK;
             if let Err(error) = self.activate(interrupt) {
                 tracing::debug!(device = self.device.kind().name(), %error, "not activated");
-                self.needed_resets += 1;
+                self.counts.needed_resets += 1;
                 interrupt.needs_reset();
             }
         }
     }
 
-    fn features_are_fine(&self) -> bool {
-        let must = 1 << VIRTIO_F_VERSION_1;
-        !self.took_unknown
-            && self.driver_features & !self.offered == 0
-            && self.driver_features & must == must
-    }
-
     fn activate(&mut self, interrupt: &Arc<Interrupt>) -> Result<(), ActivateError> {
-        let event_idx = self.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+        let event_idx = self.features.taken & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         let memory = self.memory.clone();
         let queues: Result<Vec<Option<Queue>>, SetupError> =
             self.queues.iter().map(|queue| queue.activate(&memory, event_idx)).collect();
@@ -350,14 +342,35 @@ impl State {
         })?;
         let there: Vec<usize> =
             (0..queues.len()).filter(|&index| queues[index].is_some()).collect();
-        let (features, interrupt) = (self.driver_features, interrupt.clone());
+        let (features, interrupt) = (self.features.taken, interrupt.clone());
         let activation = Activation { memory, queues, features, interrupt: interrupt.clone() };
         self.device.activate(activation)?;
         self.active = true;
-        self.activations += 1;
+        self.counts.activations += 1;
         // Buffers may have been added before the driver was ready, and kicks before that were lost.
         there.into_iter().for_each(|index| interrupt.again(index));
         Ok(())
+    }
+}
+
+impl Features {
+    fn offer(offered: u64) -> Self {
+        Self { offered, taken: 0, took_unknown: false, device_sel: 0, driver_sel: 0 }
+    }
+
+    /// The driver takes 32 of them.
+    fn take(&mut self, value: u32) {
+        match self.driver_sel {
+            0 => self.taken = Half::Low.put(self.taken, value),
+            1 => self.taken = Half::High.put(self.taken, value),
+            _ => self.took_unknown |= value != 0,
+        }
+    }
+
+    /// Whether the device can work so.
+    fn are_fine(&self) -> bool {
+        let must = 1 << VIRTIO_F_VERSION_1;
+        !self.took_unknown && self.taken & !self.offered == 0 && self.taken & must == must
     }
 }
 
@@ -403,7 +416,7 @@ impl DerefMut for DeviceGuard<'_> {
 impl Drop for DeviceGuard<'_> {
     fn drop(&mut self) {
         if self.state.active && self.interrupt.is_reset_needed() {
-            self.state.needed_resets += 1;
+            self.state.counts.needed_resets += 1;
             self.state.stop();
         }
     }

@@ -38,7 +38,7 @@ pub enum Register {
     InterruptAck,
     /// RW
     Status,
-    /// R: SHMLenLow to SHMBaseHigh.
+    /// W: SHMSel; R: SHMLenLow to SHMBaseHigh of the region that was selected.
     SharedMemory,
     /// R
     ConfigGeneration,
@@ -118,7 +118,7 @@ impl Register {
             0x094 => Self::Queue(Q::Ring(Ring::Driver, Half::High)),
             0x0a0 => Self::Queue(Q::Ring(Ring::Device, Half::Low)),
             0x0a4 => Self::Queue(Q::Ring(Ring::Device, Half::High)),
-            0x0b0 | 0x0b4 | 0x0b8 | 0x0bc => Self::SharedMemory,
+            0x0ac | 0x0b0 | 0x0b4 | 0x0b8 | 0x0bc => Self::SharedMemory,
             0x0fc => Self::ConfigGeneration,
             _ => return None,
         })

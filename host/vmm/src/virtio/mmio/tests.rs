@@ -40,7 +40,12 @@ fn a_driver_finds_the_device() {
 #[test]
 fn there_is_no_shared_memory() {
     let driver = driver();
-    assert!((0x0b0..0x0c0).step_by(4).all(|offset| driver.read(offset) == u32::MAX));
+    for region in [0, 1, u32::MAX] {
+        driver.write(0x0ac, region);
+        assert!((0x0b0..0x0c0).step_by(4).all(|offset| driver.read(offset) == u32::MAX));
+    }
+    assert_eq!(driver.counter("transport_bad_accesses"), 0);
+    assert_eq!(driver.counter("transport_ignored"), 0);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::tap::{Tap, TapError};
 use crate::Memory;
 use crate::rate_limit::{Limits, RateLimiter};
 use crate::virtio::{self, ActivateError, Activation, Counters, Interrupt, Kind};
-use crate::virtio::{Outcome, QueueError};
+use crate::virtio::{Outcome, QueueError, read_space};
 
 /// The link is up. virtio 1.2 §5.1.4.
 const STATUS_LINK_UP: u16 = 1;
@@ -155,20 +155,10 @@ impl Device {
 
     fn conclude(&mut self, index: usize, outcome: Result<Outcome, QueueError>) {
         let Some(active) = &self.active else { return };
-        match outcome {
-            Ok(outcome) => {
-                if outcome.notify {
-                    active.interrupt.used();
-                }
-                if outcome.more {
-                    active.interrupt.again(index);
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, index, "network queue given up");
-                active.interrupt.needs_reset();
-                self.active = None;
-            }
+        active.interrupt.settle(index, &outcome);
+        if outcome.is_err() {
+            // The other queue is not served either, not even in the same turn.
+            self.active = None;
         }
     }
 }
@@ -197,10 +187,7 @@ impl virtio::Device for Device {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let rest = usize::try_from(offset).ok().and_then(|offset| self.space.get(offset..));
-        for (byte, value) in data.iter_mut().zip(rest.unwrap_or_default()) {
-            *byte = *value;
-        }
+        read_space(&self.space, offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {

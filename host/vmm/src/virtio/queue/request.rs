@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{ByteValued, GuestMemory, Permissions, VolatileSlice};
+use vm_memory::{GuestMemory, Permissions, VolatileSlice};
 
 use super::Chain;
 use crate::Memory;
@@ -45,8 +45,6 @@ pub enum ChainError {
 
 /// One chain, checked.
 pub struct Request<'a> {
-    /// Under this the chain is given back.
-    pub head: u16,
     /// What the guest wrote.
     pub reader: Reader<'a>,
     /// What the device may write.
@@ -59,7 +57,6 @@ impl<'a> Request<'a> {
     /// # Errors
     /// [`ChainError`]: it is not for the device, or for none.
     pub fn split(chain: Chain<'_>, memory: &'a Memory, limits: Limits) -> Result<Self, ChainError> {
-        let head = chain.head_index();
         let (mut readable, mut writable) = (Buffers::default(), Buffers::default());
         let mut writes = false;
         let mut last: Option<Descriptor> = None;
@@ -81,7 +78,7 @@ impl<'a> Request<'a> {
         if last.is_none_or(|descriptor| descriptor.has_next()) {
             return Err(ChainError::Broken);
         }
-        Ok(Self { head, reader: Reader(readable), writer: Writer(writable) })
+        Ok(Self { reader: Reader(readable), writer: Writer(writable) })
     }
 }
 
@@ -133,49 +130,17 @@ impl<'a> Buffers<'a> {
         self.done += consumed;
         consumed
     }
-
-    /// Takes the first `len` bytes away; `None` if there are not as many.
-    fn take_front(&mut self, len: usize) -> Option<Self> {
-        if len > self.left {
-            return None;
-        }
-        let mut slices = VecDeque::new();
-        let done = self.done;
-        self.consume(len, |slice| slices.push_back(*slice));
-        self.done = done;
-        Some(Self { slices, left: len, done: 0 })
-    }
 }
 
 /// Reads what the guest wrote, from first to last.
 #[derive(Debug, Clone)]
 pub struct Reader<'a>(Buffers<'a>);
 
-impl<'a> Reader<'a> {
+impl Reader<'_> {
     /// Bytes that are left.
     #[must_use]
     pub fn available_bytes(&self) -> usize {
         self.0.left
-    }
-
-    /// Reads a value as it is in memory.
-    ///
-    /// # Errors
-    /// `UnexpectedEof`: there are not enough bytes.
-    pub fn read_obj<T: ByteValued>(&mut self) -> io::Result<T> {
-        let mut value = T::zeroed();
-        self.read_exact(value.as_mut_slice())?;
-        Ok(value)
-    }
-
-    /// Takes the first `len` bytes off, as a reader of their own; `None` if there are not as many.
-    pub fn take_front(&mut self, len: usize) -> Option<Self> {
-        self.0.take_front(len).map(Self)
-    }
-
-    /// The pieces that are left, for who passes them to the kernel.
-    pub fn slices(&self) -> impl ExactSizeIterator<Item = &VolatileSlice<'a>> {
-        self.0.slices.iter()
     }
 }
 
@@ -192,7 +157,7 @@ impl Read for Reader<'_> {
 #[derive(Debug, Clone)]
 pub struct Writer<'a>(Buffers<'a>);
 
-impl<'a> Writer<'a> {
+impl Writer<'_> {
     /// Bytes that there is room for.
     #[must_use]
     pub fn available_bytes(&self) -> usize {
@@ -204,25 +169,6 @@ impl<'a> Writer<'a> {
     pub fn written(&self) -> u32 {
         // Limits are 32 bits wide.
         u32::try_from(self.0.done).unwrap_or(u32::MAX)
-    }
-
-    /// Writes a value as it is to be in memory.
-    ///
-    /// # Errors
-    /// `WriteZero`: there is not enough room.
-    pub fn write_obj<T: ByteValued>(&mut self, value: T) -> io::Result<()> {
-        self.write_all(value.as_slice())
-    }
-
-    /// Takes the first `len` bytes off, as a writer of their own, for example to leave the status byte
-    /// at the end; `None` if there are not as many.
-    pub fn take_front(&mut self, len: usize) -> Option<Self> {
-        self.0.take_front(len).map(Self)
-    }
-
-    /// The pieces that are left, for who passes them to the kernel.
-    pub fn slices(&self) -> impl ExactSizeIterator<Item = &VolatileSlice<'a>> {
-        self.0.slices.iter()
     }
 }
 

@@ -14,7 +14,7 @@ pub const QUEUE_SIZE: u16 = 64;
 /// The most bytes for one buffer, however large it is. virtio 1.2 §5.4.6: one is enough.
 pub const MAX_REQUEST_LEN: usize = 64 << 10;
 /// With so many bytes a turn ends.
-pub const TURN_LEN: usize = 256 << 10;
+pub const TURN_LEN: u64 = 256 << 10;
 
 /// Bytes that are asked of the source at once.
 const STEP_LEN: usize = 4096;
@@ -59,13 +59,7 @@ pub fn process(
     numbers: &mut Numbers,
     mut fill: impl FnMut(&mut [u8]) -> io::Result<()>,
 ) -> Result<Outcome, QueueError> {
-    let mut left = TURN_LEN;
-    let mut over = false;
-    let mut outcome = queue::pass(queue, memory, |chain| {
-        if left == 0 {
-            over = true;
-            return Served::Left;
-        }
+    queue::turn(queue, memory, TURN_LEN, |chain| {
         let request = Request::split(chain, memory, LIMITS);
         let Some(mut writer) = request
             .ok()
@@ -73,7 +67,7 @@ pub fn process(
             .filter(|writer| writer.available_bytes() > 0)
         else {
             numbers.malformed += 1;
-            return Served::Used(0);
+            return (Served::Used(0), 0);
         };
         match give(&mut writer, &mut fill) {
             Ok(()) => numbers.requests += 1,
@@ -81,11 +75,8 @@ pub fn process(
         }
         let written = writer.written();
         numbers.read_bytes += u64::from(written);
-        left = left.saturating_sub(usize::try_from(written).unwrap_or(left));
-        Served::Used(written)
-    })?;
-    outcome.more |= over;
-    Ok(outcome)
+        (Served::Used(written), written.into())
+    })
 }
 
 fn give(

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use virtio_queue::Queue;
 
-use super::{ActivateError, Activation, Counters, Interrupt, Kind};
+use super::{ActivateError, Activation, Counters, Interrupt, Kind, read_space};
 use crate::Memory;
 use crate::channel::Channel;
 use crate::virtio;
@@ -222,12 +222,7 @@ impl virtio::Device for Device {
 
     /// virtio 1.2 §5.10.4: the guest's address.
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let space = self.muxer.config().guest_cid.to_le_bytes();
-        let at = usize::try_from(offset).ok().and_then(|offset| space.get(offset..));
-        if let Some(at) = at {
-            let count = at.len().min(data.len());
-            data[..count].copy_from_slice(&at[..count]);
-        }
+        read_space(&self.muxer.config().guest_cid.to_le_bytes(), offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
@@ -255,7 +250,7 @@ impl virtio::Device for Device {
 
     fn sources(&self) -> Vec<(BorrowedFd<'_>, EpollFlags)> {
         vec![
-            (self.remote.as_fd(), EpollFlags::EPOLLIN),
+            (self.remote.as_fd(), EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT),
             (self.epoll.0.as_fd(), EpollFlags::EPOLLIN),
         ]
     }

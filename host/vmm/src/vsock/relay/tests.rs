@@ -3,6 +3,8 @@
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use nix::sys::epoll::EpollCreateFlags;
+
 use super::*;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -12,6 +14,7 @@ fn next_order(device: &Channel) -> (Order, Option<OwnedFd>) {
         match device.receive().unwrap() {
             Received::Message(order, stream) => return (order, stream),
             Received::Nothing => std::thread::sleep(Duration::from_millis(1)),
+            Received::Stripped(_) => panic!("too many descriptors are open"),
             Received::End => panic!("the relay has ended"),
         }
     }
@@ -54,6 +57,7 @@ fn device_that_lies_is_let_go_of() {
     let file = std::fs::File::open("/dev/null").unwrap();
     for (report, descriptor) in [
         (Report::Offer { host_port: 5 }, None),
+        (Report::Offer { host_port: 5 }, Some(file.as_fd())),
         (Report::Listening { host_port: 5, free: true }, Some(file.as_fd())),
     ] {
         let (ours, device) = Channel::pair().unwrap();
@@ -90,4 +94,35 @@ fn orders_wait_for_a_device_that_is_slow_and_none_is_lost() {
         let (order, stream) = next_order(&device);
         assert_eq!((order, stream.is_some()), (Order::Connect { guest_port: port }, true));
     }
+}
+
+#[test]
+fn answer_waits_for_a_process_that_is_slow_behind_connections_of_the_guest() {
+    let (host, theirs) = Channel::pair().unwrap();
+    let mut remote = Remote::new(theirs);
+    let mut muxer = Muxer::new(super::super::testing::CONFIG);
+    let (mut streams, epoll) = (Streams::default(), Epoll::new(EpollCreateFlags::empty()).unwrap());
+    let sink = RemoteSink { host_port: 9, channel: remote.channel.clone() };
+    // As many connections of the guest as the socket holds.
+    while sink.offer(UnixStream::pair().unwrap().0) {}
+    for host_port in [5, 6] {
+        host.send(&Order::Listen { host_port }, None).unwrap();
+    }
+    for _ in 0..2 {
+        assert!(remote.serve(&mut muxer, &mut streams, &epoll).unwrap());
+    }
+    let mut answers = Vec::new();
+    while answers.len() < 2 {
+        match host.receive::<Report>().unwrap() {
+            Received::Message(Report::Listening { host_port, free }, None) => {
+                answers.push((host_port, free));
+            }
+            Received::Message(Report::Offer { host_port: 9 }, Some(_)) => {}
+            Received::Nothing => {
+                assert!(remote.serve(&mut muxer, &mut streams, &epoll).unwrap());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(answers, [(5, true), (6, true)]);
 }

@@ -6,8 +6,12 @@ use crate::guest::serial::say;
 use crate::guest::virtio::{Buffer, Device, Queue, kind};
 use crate::guest::{boot, clock};
 
-pub const CASES: Cases =
-    &[("balloon", balloon), ("balloon-reporting", reporting), ("balloon-malformed", malformed)];
+pub const CASES: Cases = &[
+    ("balloon", balloon),
+    ("balloon-reporting", reporting),
+    ("balloon-malformed", malformed),
+    ("balloon-suicide", suicide),
+];
 
 /// Features. virtio 1.2 §5.5.3.
 const F_STATS: u64 = 1 << 1;
@@ -151,4 +155,17 @@ fn malformed() {
     }
     memory::pattern(AREA, PAGE, 4);
     memory::expect_pattern(AREA, PAGE, 4);
+}
+
+/// Gives everything to the host: its code, its tables, the rings by which it says so.
+fn suicide() {
+    let mut balloon = Balloon::start();
+    let mib = boot::number("mib").expect("mib=N is the guest's memory");
+    say!("goodbye");
+    let all = u32::try_from((mib << 20) / PAGE).expect("memory is below 16 TiB");
+    for nth in 0..all {
+        // From the end on: the list goes before the code does.
+        memory::write32(balloon.list, all - 1 - nth);
+        balloon.inflate.ask(&[Buffer::out(balloon.list, 4)]);
+    }
 }

@@ -4,8 +4,6 @@ use super::Offloads;
 
 /// Bytes of it, with the number of buffers, as VIRTIO_F_VERSION_1 has it.
 pub const HEADER_LEN: usize = 12;
-/// Where the number of buffers stands in it.
-pub const NUM_BUFFERS_OFFSET: usize = 10;
 
 /// `flags`: the checksum is to be put in. virtio 1.2 §5.1.6.
 pub const F_NEEDS_CSUM: u8 = 1;
