@@ -55,6 +55,9 @@ fn bare(case: &str) -> Setup {
 
 /// What the guest does first of all is to write a byte to a port. The time is that from before fork and
 /// exec to when the byte was read, in both cases; QEMU's has its firmware in it.
+///
+/// On a machine whose processors others want, it is mostly the wait for them. `chrt -r 1 make bench
+/// ONLY=vmm` goes before the others.
 fn first_instruction(runs: usize, report: &mut Report) -> Result<()> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..runs {
