@@ -190,5 +190,5 @@ fn memory() -> Result<()> {
 /// memory runs out.
 fn balloon() -> Result<()> {
     changes("MemFree", "balloon: take some", |before, now| now + (24 << 10) < before)?;
-    changes("MemFree", "balloon: give it back", |before, now| now > before + (24 << 10))
+    changes("MemFree", "balloon: give it back", |before, now| now > before + (16 << 10))
 }
