@@ -67,14 +67,19 @@ fn kernel_settings_of_the_guest_are_made_before_the_container() {
     let flags = ["--guest-sysctl", "vm.swappiness=7", "--guest-sysctl", "fs/file-max=5000"];
     let script = "cat /proc/sys/vm/swappiness /proc/sys/fs/file-max";
     assert_eq!(bed.sh(&flags, script).ok().out(), "7\n5000");
-    let flags = ["--kernel-arg", "husk_test=1", "--kernel-arg", "nothing"];
-    let line = bed.run(&flags, &["cat", "/proc/cmdline"]).ok().out();
-    assert!(line.contains(" husk_test=1 nothing"), "{line}");
-    bed.run(&["--kernel-arg", "a b"], &["true"]).output().refused_with(125, &["--kernel-arg"]);
     let output = bed.run(&["--guest-sysctl", "vm.no_such_knob=1"], &["true"]).output();
     output.refused_with(125, &["vm.no_such_knob"]);
     bed.husk(&[&["create", "--name", "box"], &flags[..2], &[BUSYBOX]].concat()).ok();
     assert_eq!(bed.inspect("box")["Husk"]["GuestSysctls"], json!({ "vm.swappiness": "7" }));
+}
+
+#[test]
+fn words_for_the_kernel_are_on_its_command_line() {
+    let bed = Bed::new();
+    let flags = ["--kernel-arg", "husk_test=1", "--kernel-arg", "nothing"];
+    let line = bed.run(&flags, &["cat", "/proc/cmdline"]).ok().out();
+    assert!(line.contains(" husk_test=1 nothing"), "{line}");
+    bed.run(&["--kernel-arg", "a b"], &["true"]).output().refused_with(125, &["--kernel-arg"]);
 }
 
 #[test]
