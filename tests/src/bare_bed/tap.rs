@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
@@ -38,6 +38,11 @@ impl Tap {
 
     fn make() -> io::Result<Self> {
         unshare(CloneFlags::CLONE_NEWNET)?;
+        // Else this kernel speaks unasked: it looks for neighbours and routers. A kernel without IPv6
+        // has no such file.
+        for scope in ["all", "default"] {
+            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1");
+        }
         let tap = File::options().read(true).write(true).open("/dev/net/tun")?;
         // SAFETY: an ifreq of zeroes is a valid one.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
