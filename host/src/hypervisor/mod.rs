@@ -28,13 +28,14 @@ pub mod builtin;
 pub mod console;
 pub mod diagnosis;
 mod prepare;
-mod process;
+pub mod process;
 pub mod qemu;
 pub mod survey;
 #[cfg(test)]
 mod testing;
 
 pub use diagnosis::{BootPhase, Diagnosis};
+use process::VmmProcess;
 
 /// The most bytes of a disk's serial. virtio 1.2 §5.2.6.
 pub const MAX_SERIAL_LEN: usize = husk_vmm::config::MAX_SERIAL_LEN;
@@ -106,6 +107,12 @@ pub trait Hypervisor: Send + Sync {
 
 /// A VM that was started. Killed when dropped.
 pub trait Vm: Send {
+    /// The process that is the VM.
+    fn process(&self) -> &VmmProcess;
+
+    /// The same, to end it or to wait for it.
+    fn process_mut(&mut self) -> &mut VmmProcess;
+
     /// The guest's byte streams.
     fn vsock(&self) -> &VsockHandle;
 
@@ -134,22 +141,30 @@ pub trait Vm: Send {
     }
 
     /// The VMM's process.
-    fn pid(&self) -> u32;
+    fn pid(&self) -> u32 {
+        self.process().pid()
+    }
 
     /// Readable when the VMM's process ended.
-    fn exit_fd(&self) -> BorrowedFd<'_>;
+    fn exit_fd(&self) -> BorrowedFd<'_> {
+        self.process().exit_fd()
+    }
 
     /// How the VMM's process ended, if it did. Does not block.
     ///
     /// # Errors
     /// Those of waitid(2).
-    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>>;
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.process_mut().try_wait()
+    }
 
     /// Kills the VMM's process if it still runs, and waits for its end, which is near.
     ///
     /// # Errors
     /// Those of kill(2) and waitid(2).
-    fn kill(&mut self) -> io::Result<ExitStatus>;
+    fn kill(&mut self) -> io::Result<ExitStatus> {
+        self.process_mut().kill()
+    }
 
     /// How far the VM came and what it said last. Blocks only while a VMM whose guest is gone is on
     /// its way out, for half a second at most.

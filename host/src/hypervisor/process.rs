@@ -105,12 +105,13 @@ impl VmmProcess {
     }
 
     /// Whether the guest's console said something.
-    pub fn has_printed(&self) -> bool {
+    fn has_printed(&self) -> bool {
         self.output.as_ref().is_some_and(|output| output.console.seen() > 0)
     }
 
-    /// What is known of it, with how far its guest came.
-    pub fn diagnose(&mut self, phase: BootPhase) -> Diagnosis {
+    /// What is known of it. `phase` says how far its guest came, and is told whether that has printed
+    /// something: asked last, when what it printed was read.
+    pub fn diagnose(&mut self, phase: impl FnOnce(bool) -> BootPhase) -> Diagnosis {
         // A status that cannot be had is one that is not known.
         let exit = self.child.try_wait().ok().flatten();
         if let (Some(output), Some(_)) = (&self.output, exit) {
@@ -122,7 +123,7 @@ impl VmmProcess {
             self.output.as_ref().map(|output| capture(output).last_lines(DIAGNOSIS_LINES))
         };
         Diagnosis {
-            phase,
+            phase: phase(self.has_printed()),
             vmm: self.name,
             exit,
             stderr: lines(|output| &output.stderr).unwrap_or_default(),

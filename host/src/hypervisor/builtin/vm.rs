@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::ExitStatus;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -134,7 +133,7 @@ impl Vm for BuiltinVm {
         }
         // Ends a VMM that is stuck, too.
         let _ = self.process.kill();
-        let diagnosis = self.process.diagnose(BootPhase::Process);
+        let diagnosis = self.process.diagnose(|_| BootPhase::Process);
         Err(match diagnosis.stderr.last() {
             Some(line) => VmError::Refused { reason: line.clone() },
             None => VmError::Refused { reason: diagnosis.to_string() },
@@ -149,27 +148,20 @@ impl Vm for BuiltinVm {
         Some(&self.control)
     }
 
-    fn pid(&self) -> u32 {
-        self.process.pid()
+    fn process(&self) -> &VmmProcess {
+        &self.process
     }
 
-    fn exit_fd(&self) -> BorrowedFd<'_> {
-        self.process.exit_fd()
-    }
-
-    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.process.try_wait()
-    }
-
-    fn kill(&mut self) -> io::Result<ExitStatus> {
-        self.process.kill()
+    fn process_mut(&mut self) -> &mut VmmProcess {
+        &mut self.process
     }
 
     fn diagnose(&mut self) -> Diagnosis {
         if self.is_leaving() {
             self.process.await_exit();
         }
-        self.process.diagnose(self.guest.phase(self.process.has_printed()))
+        let guest = &self.guest;
+        self.process.diagnose(|has_printed| guest.phase(has_printed))
     }
 }
 

@@ -1,9 +1,5 @@
 //! A running QEMU: its process and its vsock device. Ends all of it when dropped.
 
-use std::io;
-use std::os::fd::BorrowedFd;
-use std::process::ExitStatus;
-
 use husk_vmm::vhost_user::{Progress, Server};
 use husk_vmm::vsock::VsockHandle;
 
@@ -23,11 +19,11 @@ impl QemuVm {
         Self { process, device }
     }
 
-    fn phase(&self) -> BootPhase {
-        match self.device.progress() {
+    fn phase(progress: Progress, has_printed: bool) -> BootPhase {
+        match progress {
             Progress::Packet => BootPhase::UserSpace,
             Progress::Driver => BootPhase::Drivers,
-            _ if self.process.has_printed() => BootPhase::Kernel,
+            _ if has_printed => BootPhase::Kernel,
             Progress::FrontEnd => BootPhase::Machine,
             Progress::Nothing => BootPhase::Process,
         }
@@ -39,26 +35,19 @@ impl Vm for QemuVm {
         self.device.handle()
     }
 
-    fn pid(&self) -> u32 {
-        self.process.pid()
+    fn process(&self) -> &VmmProcess {
+        &self.process
     }
 
-    fn exit_fd(&self) -> BorrowedFd<'_> {
-        self.process.exit_fd()
-    }
-
-    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.process.try_wait()
-    }
-
-    fn kill(&mut self) -> io::Result<ExitStatus> {
-        self.process.kill()
+    fn process_mut(&mut self) -> &mut VmmProcess {
+        &mut self.process
     }
 
     fn diagnose(&mut self) -> Diagnosis {
         if self.device.lost_guest() {
             self.process.await_exit();
         }
-        self.process.diagnose(self.phase())
+        let progress = self.device.progress();
+        self.process.diagnose(|has_printed| Self::phase(progress, has_printed))
     }
 }
