@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use husk::hypervisor::builtin::KERNEL_WORDS;
 use husk_tests::bare_bed::{Guest, Linux, Setup, Tap, open_kvm};
 use husk_tests::guest::{cpio, init_program};
 use husk_vmm::control::Request;
@@ -18,19 +19,10 @@ fn machine(folder: &tempfile::TempDir) -> Result<Setup, String> {
     let init = fs::read(init_program("devices-init")).unwrap();
     let initramfs = folder.path().join("initramfs.cpio");
     fs::write(&initramfs, cpio(&[("init", &init)]).unwrap()).unwrap();
-    let words = [
-        "console=ttyS0",
-        "quiet",
-        "panic=-1",
-        "reboot=k",
-        "acpi=off",
-        "pci=off",
-        "8250.nr_uarts=1",
-    ];
     let linux = Linux {
         kernel: kernel.unwrap_or_else(built),
         initramfs,
-        words: words.map(String::from).to_vec(),
+        words: KERNEL_WORDS.map(String::from).to_vec(),
     };
     let tap = Tap::new().map_err(|error| format!("make a tap: {error}"))?;
     Ok(Setup {

@@ -17,7 +17,7 @@ use super::super::prepare::{Files, OpenDisk};
 /// - `pci=off acpi=off`: there is neither, and looking costs time.
 /// - `8250.nr_uarts=1`: of four serial ports there is one.
 /// - `random.trust_cpu=on`: boot does not wait for entropy that the processor has.
-const WORDS: [&str; 8] = [
+pub const KERNEL_WORDS: [&str; 8] = [
     "console=ttyS0",
     "quiet",
     "panic=-1",
@@ -49,7 +49,7 @@ impl Descriptors<'_> {
     /// The machine.
     pub fn machine(&self, config: &VmConfig) -> Config {
         let Files { kernel, initramfs, disks, .. } = self.files;
-        let words = WORDS.iter().copied().map(String::from);
+        let words = KERNEL_WORDS.iter().copied().map(String::from);
         let count = config.vcpus;
         Config {
             kvm: self.kvm.as_raw_fd(),

@@ -28,6 +28,7 @@ use super::process::VmmProcess;
 use super::{Hypervisor, Vm, VmConfig, VmError};
 use crate::sys::process;
 use machine::Descriptors;
+pub use machine::KERNEL_WORDS;
 use vm::{BuiltinVm, Guest};
 
 /// KVM's device.
