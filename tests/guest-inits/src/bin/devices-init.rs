@@ -154,41 +154,41 @@ fn disk() -> Result<()> {
     disk.sync_all()
 }
 
-/// A line of /proc/meminfo, in KiB.
-fn meminfo(name: &str) -> Result<u64> {
+/// The number of a line `NAME NUMBER` or `NAME: NUMBER kB`, as `/proc` has them.
+fn number(file: &str, name: &str) -> Result<u64> {
     let mut text = String::new();
-    File::open("/proc/meminfo")?.read_to_string(&mut text)?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    File::open(file)?.read_to_string(&mut text)?;
+    let words = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix([':', ' ']));
+    let number = words.and_then(|words| words.split_whitespace().next()?.parse().ok());
     number.ok_or_else(|| ErrorKind::InvalidData.into())
 }
 
-/// Asks the host by a line, and waits until a number of /proc/meminfo, in KiB, has changed enough.
-fn changes(name: &str, line: &str, enough: impl Fn(u64, u64) -> bool) -> Result<()> {
-    let before = meminfo(name)?;
+/// Asks the host by a line, and waits until a number of a file has grown enough.
+fn grows(file: &str, name: &str, line: &str, enough: u64) -> Result<()> {
+    let before = number(file, name)?;
     println!("{line}");
     let until = Instant::now() + PATIENCE;
     loop {
-        let now = meminfo(name)?;
-        if enough(before, now) {
-            println!("{name} from {before} to {now} KiB");
+        let now = number(file, name)?;
+        if now >= before + enough {
+            println!("{name} from {before} to {now}");
             return Ok(());
         }
         if Instant::now() > until {
-            return Err(Error::other(format!("{name} is {now} KiB, was {before}")));
+            return Err(Error::other(format!("{name} is {now}, was {before}")));
         }
         sleep(Duration::from_millis(50));
     }
 }
 
-/// The host adds 128 MiB.
+/// The host adds 128 MiB; a part of them is for the kernel's own tables.
 fn memory() -> Result<()> {
-    changes("MemTotal", "memory: more, please", |before, now| now > before + (100 << 10))
+    grows("/proc/meminfo", "MemTotal", "memory: more, please", 100 << 10)
 }
 
-/// The host takes 32 MiB and gives them back. MemTotal stays, as the driver takes pages back before
-/// memory runs out.
+/// The host takes 32 MiB and gives them back, in pages as the driver counts them. Free memory tells
+/// less: it falls and rises by as much while free pages are reported to the host.
 fn balloon() -> Result<()> {
-    changes("MemFree", "balloon: take some", |before, now| now + (24 << 10) < before)?;
-    changes("MemFree", "balloon: give it back", |before, now| now > before + (16 << 10))
+    grows("/proc/vmstat", "balloon_inflate", "balloon: take some", 32 << 8)?;
+    grows("/proc/vmstat", "balloon_deflate", "balloon: give it back", 32 << 8)
 }
