@@ -10,11 +10,13 @@ mod guest;
 mod qemu;
 mod serial;
 mod setup;
+mod share;
 mod tap;
 
 pub use guest::{Ended, Guest};
 pub use qemu::{Accelerator, InQemu, run_in_qemu};
 pub use setup::{Disk, Linux, Protocol, Setup};
+pub use share::{Fault, Share, Virtiofsd, YesServer, pattern};
 pub use tap::Tap;
 
 use std::fs::File;

@@ -9,9 +9,9 @@ use husk_vmm::config::{Config, Devices, Memory, Vcpus, Vsock};
 use husk_vmm::rate_limit::Limits;
 use husk_vmm::virtio::blk::EngineKind;
 use husk_vmm::virtio::net::Mac;
-use husk_vmm::virtio::{balloon, blk, console, mem, net};
+use husk_vmm::virtio::{balloon, blk, console, fs, mem, net};
 
-use super::Tap;
+use super::{Share, Tap};
 use crate::guest::init_program;
 
 /// Of the vsock device, as the guests take it for granted.
@@ -78,6 +78,8 @@ pub struct Setup {
     pub disks: Vec<Disk>,
     /// The network device's tap.
     pub tap: Option<Tap>,
+    /// File system devices.
+    pub shares: Vec<Share>,
     /// An entropy device.
     pub rng: bool,
     /// A vsock device.
@@ -106,6 +108,7 @@ impl Setup {
             vcpus: 1,
             disks: Vec::new(),
             tap: None,
+            shares: Vec::new(),
             rng: true,
             vsock: false,
             balloon: None,
@@ -177,6 +180,11 @@ impl Setup {
             rx_limits: Limits::default(),
             tx_limits: Limits::default(),
         };
+        let share = |share: &Share| fs::Config {
+            socket: share.socket.as_raw_fd(),
+            tag: share.tag.to_owned(),
+            request_queues: 1,
+        };
         Config {
             kvm: files.kvm.as_raw_fd(),
             control: number(wires.control),
@@ -201,7 +209,7 @@ impl Setup {
                 rng: self.rng,
                 balloon: self.balloon.map(|mib| balloon::Config { mib, ..Default::default() }),
                 mem: mem::Config { mib: self.plugged_mib },
-                shares: Vec::new(),
+                shares: self.shares.iter().map(share).collect(),
                 console: self.console.then(|| console::Config {
                     output: number(wires.console),
                     input: None,
@@ -217,6 +225,7 @@ impl Setup {
         keep.extend(files.initramfs.as_ref().map(AsFd::as_fd));
         keep.extend(files.disks.iter().map(File::as_fd));
         keep.extend(self.tap.iter().map(AsFd::as_fd));
+        keep.extend(self.shares.iter().map(|share| share.socket.as_fd()));
         keep.extend(self.vsock.then_some(wires.streams));
         keep.extend(self.console.then_some(wires.console));
         keep

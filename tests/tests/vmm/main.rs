@@ -8,6 +8,7 @@
 mod balloon;
 mod blk;
 mod console;
+mod fs;
 mod hostile;
 mod jail;
 mod life;

@@ -235,10 +235,14 @@ impl Devices {
         self.transports.iter().zip(&self.names).map(numbers).collect()
     }
 
-    /// Waits for requests in flight: what the guest was told to be written is written.
+    /// Waits for requests in flight: what the guest was told to be written is written. Those of
+    /// another process are not ours to wait for, and it may hang.
     pub fn quiesce(&self) {
         for transport in &self.transports {
-            transport.device().reset();
+            let mut device = transport.device();
+            if !device.takes_kicks() {
+                device.reset();
+            }
         }
     }
 }

@@ -25,6 +25,8 @@ pub mod kind {
     pub const VSOCK: u32 = 19;
     /// §5.15
     pub const MEM: u32 = 24;
+    /// §5.11
+    pub const FS: u32 = 26;
 }
 
 /// Features of every device. virtio 1.2 §6.
