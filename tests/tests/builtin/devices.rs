@@ -75,6 +75,7 @@ fn drivers_of_linux_work_with_every_device() {
     let before: Vec<u8> = (0u8..=250).cycle().take(DISK_BYTES).collect();
     fs::write(&disk, &before).unwrap();
     let guest = Guest::start(&setup, kvm).unwrap();
+    guest.expect("file systems: ", DEADLINE);
     guest.expect("memory: more, please", DEADLINE);
     guest.command(Request::MemTarget { mib: 128 });
     guest.expect("balloon: take some", DEADLINE);

@@ -39,17 +39,18 @@ const HOST_FILE: &str = "from-host";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn main() {
-    for (what, done) in [
-        ("file systems", file_systems()),
-        ("net", network()),
-        ("disk", disk()),
-        ("share", share()),
-        ("fixed share", fixed_share()),
-        ("memory", memory()),
-        ("share again", share_again()),
-        ("balloon", balloon()),
-    ] {
-        match done {
+    let steps: [(&str, fn() -> Result<()>); 8] = [
+        ("file systems", file_systems),
+        ("net", network),
+        ("disk", disk),
+        ("share", share),
+        ("fixed share", fixed_share),
+        ("memory", memory),
+        ("share again", share_again),
+        ("balloon", balloon),
+    ];
+    for (what, step) in steps {
+        match step() {
             Ok(()) => println!("{what}: good"),
             Err(error) => println!("{what}: {error}"),
         }
