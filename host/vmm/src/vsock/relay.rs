@@ -25,6 +25,10 @@ use super::muxer::Muxer;
 use super::streams::Streams;
 use crate::channel::{Channel, ChannelError, Received};
 
+/// Reports that are heard before the device is told what waits: a guest can bring about as many as it
+/// likes.
+const MAX_HEARD: usize = 64;
+
 /// What the device is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
@@ -134,9 +138,9 @@ impl Relay {
         }
     }
 
-    /// False when the device is gone.
+    /// Hears what the device has to say, or the first of it. False when the device is gone.
     fn hear(&mut self) -> Result<bool, RelayError> {
-        loop {
+        for _ in 0..MAX_HEARD {
             match self.channel.receive()? {
                 Received::Nothing => return Ok(true),
                 Received::End => return Ok(false),
@@ -156,6 +160,7 @@ impl Relay {
                 Received::Message(..) | Received::Stripped(_) => return Err(RelayError::Stream),
             }
         }
+        Ok(true)
     }
 
     fn on_listening(&mut self, host_port: u32, free: bool) {
