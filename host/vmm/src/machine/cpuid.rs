@@ -27,9 +27,8 @@ const HIDDEN: [(u32, u32, Register, u32); 9] = [
     (0x7, 0, Register::Ebx, 1 << 2 | 1 << 25),
     // SGX launch control.
     (0x7, 0, Register::Ecx, 1 << 30),
-    // AMX, in four places, and its state in two: KVM has the tiles' state for a process that asked for
-    // it, and before Linux 6.4 tells of half of it to the others. A kernel that believes that faults
-    // when it enables it.
+    // AMX, and the state that it needs: KVM has that for a process that asked for it, and before Linux
+    // 6.4 tells all others of half of it. A kernel faults when it enables that half.
     (0x7, 0, Register::Edx, 1 << 22 | 1 << 24 | 1 << 25),
     (0x7, 1, Register::Eax, 1 << 21),
     (0x7, 1, Register::Edx, 1 << 8),
