@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use husk::hypervisor::Choice;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::busybox_image;
@@ -19,17 +19,17 @@ use crate::leftovers;
 use crate::permit::Permit;
 use crate::run::Run;
 use crate::terminal::Terminal;
-use crate::wait::{eventually, patience, patient, within};
+use crate::wait::{eventually, within};
 
 /// The name of the image that [`Bed::new`] loads.
 pub const BUSYBOX: &str = "busybox:latest";
 
+/// How long a guest may take to come up, and for an answer: husk's own limit.
+const GUEST_SECONDS: u32 = 60;
 /// Where Debian's busybox-static has its program.
 const BUSYBOX_PLACES: [&str; 2] = ["/bin/busybox", "/usr/bin/busybox"];
 /// How long the last processes may take to go once nothing keeps them.
 const SETTLE: Duration = Duration::from_secs(5);
-/// How long a guest may take to come up, and for an answer: husk's own limit.
-const GUEST_DEADLINE: Duration = Duration::from_secs(60);
 /// What is shown of a log when a test fails.
 const LOG_TAIL: usize = 4000;
 
@@ -113,7 +113,8 @@ impl Bed {
         let mut image = busybox();
         if let Some(kernel) = test_kernel().filter(|_| hypervisor == Choice::Kvm) {
             bed.replace_kernel(&kernel);
-            image = image.set("Env", json!([format!("PATH={}", busybox_image::PATH), NARROW]));
+            image = image
+                .set("Env", serde_json::json!([format!("PATH={}", busybox_image::PATH), NARROW]));
         }
         bed.load(&image, "busybox", "latest");
         bed
@@ -205,9 +206,9 @@ impl Bed {
             // Not the configuration of whoever runs the tests.
             ("HUSK_CONFIG", "/dev/null".into()),
         ];
-        if patience() > 1 {
-            let seconds = patient(GUEST_DEADLINE).as_secs().to_string();
-            variables.push(("HUSK_GUEST_TIMEOUT", seconds.into()));
+        let patience = crate::wait::patience();
+        if patience > 1 {
+            variables.push(("HUSK_GUEST_TIMEOUT", (GUEST_SECONDS * patience).to_string().into()));
         }
         variables
     }

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::bed::Bed;
-use crate::wait::{patience, within};
+use crate::wait::within;
 
 /// What a command may take when nothing else is said. An emulated guest on a busy machine is slow.
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -248,7 +248,7 @@ impl Running<'_> {
     /// When it does not in time.
     #[must_use]
     pub fn wait(mut self) -> Output {
-        let deadline = self.deadline.saturating_sub(self.began.elapsed() / patience());
+        let deadline = self.deadline.saturating_sub(self.began.elapsed() / crate::wait::patience());
         if within(deadline, || self.poll().then_some(())).is_none() {
             let logs = self.bed.logs();
             panic!(

@@ -17,6 +17,7 @@ use husk::hypervisor::{Choice, survey};
 use husk_tests::Bed;
 use husk_tests::hypervisor::test_kernel;
 use husk_tests::run::Run;
+use husk_tests::wait::patience;
 
 /// An emulated kernel takes most of a minute to boot, and a second for each new process.
 const DEADLINE: Duration = Duration::from_secs(400);
@@ -45,7 +46,7 @@ impl Builtin {
     }
 
     fn husk(&self, words: &[&str]) -> Run<'_> {
-        let timeout = DEADLINE.as_secs().to_string();
+        let timeout = (DEADLINE * patience()).as_secs().to_string();
         self.bed.husk(words).env("HUSK_GUEST_TIMEOUT", timeout).deadline(DEADLINE)
     }
 }

@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use husk_tests::leftovers::Process;
-use husk_tests::wait::{eventually, patient, within};
+use husk_tests::wait::{eventually, within};
 use husk_tests::{BUSYBOX, Bed};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -52,7 +52,7 @@ fn vmm_killed_while_it_boots_is_an_error_at_once() {
         let vmm = eventually(Duration::from_secs(20), "a VMM runs", || bed.vmms().pop());
         kill_pid(vmm.pid);
         let output = run.wait();
-        assert!(output.took < patient(Duration::from_secs(20)), "{:?}", output.took);
+        assert!(output.took < Duration::from_secs(20), "{:?}", output.took);
         output.refused_with(125, &["run", name, "ended with signal: 9"]);
         bed.assert_nothing_left();
     }

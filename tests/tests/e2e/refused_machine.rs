@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use husk_tests::guest::init_program;
 use husk_tests::run::Output;
-use husk_tests::wait::{eventually, patient};
+use husk_tests::wait::eventually;
 use husk_tests::{BUSYBOX, Bed};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -75,7 +75,7 @@ fn run(bed: &Bed, guest: &Path) -> Output {
     let words = ["run", "--rm", "--hypervisor", "kvm", "--progress", "none", BUSYBOX, "true"];
     let run = bed.husk(&words).env("HUSK_GUEST_DIR", guest);
     let output = run.env("HUSK_GUEST_TIMEOUT", "2").output();
-    assert!(output.took < patient(Duration::from_secs(60)), "{:?}", output.took);
+    assert!(output.took < Duration::from_secs(60), "{:?}", output.took);
     output
 }
 
@@ -220,7 +220,7 @@ fn container_whose_vmm_is_stopped_can_be_killed() {
     let vmm = eventually(Duration::from_secs(20), "a VMM runs", || bed.vmms().pop());
     kill(Pid::from_raw(vmm.pid), Signal::SIGSTOP).unwrap();
     let output = bed.husk(&["rm", "-f", "box"]).output();
-    assert!(output.took < patient(Duration::from_secs(20)), "{:?}", output.took);
+    assert!(output.took < Duration::from_secs(20), "{:?}", output.took);
     let line = run.wait().refused(125);
     assert!(line.contains("stopped before it ran"), "{line}");
     bed.assert_nothing_left();
