@@ -8,7 +8,7 @@ use husk_vmm::virtio::net::Mac;
 use super::{DEADLINE, kvm_or_skip, pass, start};
 
 /// `None`, loudly, where no tap can be made.
-fn with_tap(case: &str) -> Option<Setup> {
+pub fn with_tap(case: &str) -> Option<Setup> {
     match Tap::new() {
         Ok(tap) => Some(Setup { rng: false, tap: Some(tap), ..Setup::new(case) }),
         Err(error) => {

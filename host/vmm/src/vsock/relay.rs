@@ -3,8 +3,8 @@
 //! stream's socket is held by who uses it.
 //!
 //! ```text
-//! VsockHandle --> mailbox --> relay --Connect+fd, Listen, Unlisten--> device
-//! VsockListener <-- sink <--- relay <--Listening, Offer+fd----------- device
+//! VsockHandle --> mailbox --> relay --Connect+fd, Listen, Taken, Unlisten--> device
+//! VsockListener <-- sink <--- relay <--Listening, Offer+fd------------------ device
 //! ```
 
 use std::collections::HashMap;
@@ -40,6 +40,13 @@ pub enum Order {
     },
     /// Take connections of the guest.
     Listen {
+        /// Port on the host.
+        host_port: u32,
+        /// How many of them may wait to be taken.
+        backlog: usize,
+    },
+    /// One of those that wait was taken.
+    Taken {
         /// Port on the host.
         host_port: u32,
     },
@@ -149,7 +156,7 @@ impl Relay {
                 }
                 Received::Message(Report::Offer { host_port }, Some(stream)) => {
                     check_stream(&stream)?;
-                    // Dropped when nobody listens any more, or the backlog is full.
+                    // Dropped when nobody listens any more. The device itself keeps to the backlog.
                     if let Some(sink) = self.sinks.get(&host_port) {
                         sink.offer(stream.into());
                     }
@@ -190,15 +197,16 @@ impl Relay {
             Command::Connect { guest_port, stream } => {
                 self.send(Order::Connect { guest_port }, Some(stream.into()))
             }
-            Command::Listen { host_port, sink, reply } => {
+            Command::Listen { host_port, backlog, sink, reply } => {
                 if self.asked.contains_key(&host_port) {
                     // Who asked waits for this.
                     let _ = reply.send(false);
                     return Ok(());
                 }
                 self.asked.insert(host_port, (sink, reply));
-                self.send(Order::Listen { host_port }, None)
+                self.send(Order::Listen { host_port, backlog }, None)
             }
+            Command::Taken { host_port } => self.send(Order::Taken { host_port }, None),
             Command::Unlisten { host_port } => {
                 self.sinks.remove(&host_port);
                 self.send(Order::Unlisten { host_port }, None)
@@ -246,7 +254,7 @@ struct RemoteSink {
 }
 
 impl Offers for RemoteSink {
-    /// Refused when the other process does not receive: the socket's room is the backlog.
+    /// Refused when the other process does not receive.
     fn offer(&self, stream: UnixStream) -> bool {
         let report = Report::Offer { host_port: self.host_port };
         self.channel.send(&report, Some(stream.as_fd())).unwrap_or(false)
@@ -284,10 +292,11 @@ impl Remote {
                 Received::Message(Order::Connect { guest_port }, Some(stream)) => {
                     Command::Connect { guest_port, stream: stream.into() }
                 }
-                Received::Message(Order::Listen { host_port }, None) => {
-                    self.listen(muxer, streams, epoll, host_port);
+                Received::Message(Order::Listen { host_port, backlog }, None) => {
+                    self.listen(muxer, streams, epoll, (host_port, backlog));
                     continue;
                 }
+                Received::Message(Order::Taken { host_port }, None) => Command::Taken { host_port },
                 Received::Message(Order::Unlisten { host_port }, None) => {
                     Command::Unlisten { host_port }
                 }
@@ -306,10 +315,16 @@ impl Remote {
         self.channel.close();
     }
 
-    fn listen(&mut self, muxer: &mut Muxer, streams: &mut Streams, epoll: &Epoll, host_port: u32) {
+    fn listen(
+        &mut self,
+        muxer: &mut Muxer,
+        streams: &mut Streams,
+        epoll: &Epoll,
+        (host_port, backlog): (u32, usize),
+    ) {
         let sink = Box::new(RemoteSink { host_port, channel: self.channel.clone() });
         let (reply, answer) = mpsc::sync_channel(1);
-        streams.execute(muxer, epoll, Command::Listen { host_port, sink, reply });
+        streams.execute(muxer, epoll, Command::Listen { host_port, backlog, sink, reply });
         let free = answer.try_recv().unwrap_or(false);
         self.held = Some(Report::Listening { host_port, free });
     }

@@ -77,7 +77,7 @@ fn answer_that_nobody_asked_for_gives_no_listener() {
     let handle = serve(ours).unwrap();
     device.send(&Report::Listening { host_port: 5, free: true }, None).unwrap();
     let listening = std::thread::spawn(move || handle.listen(5, 1));
-    assert_eq!(next_order(&device).0, Order::Listen { host_port: 5 });
+    assert_eq!(next_order(&device).0, Order::Listen { host_port: 5, backlog: 1 });
     device.send(&Report::Listening { host_port: 5, free: false }, None).unwrap();
     assert_eq!(listening.join().unwrap().unwrap_err().kind(), io::ErrorKind::AddrInUse);
 }
@@ -124,7 +124,7 @@ fn answer_waits_for_a_process_that_is_slow_behind_connections_of_the_guest() {
     // As many connections of the guest as the socket holds.
     while sink.offer(UnixStream::pair().unwrap().0) {}
     for host_port in [5, 6] {
-        host.send(&Order::Listen { host_port }, None).unwrap();
+        host.send(&Order::Listen { host_port, backlog: 1 }, None).unwrap();
     }
     for _ in 0..2 {
         assert!(remote.serve(&mut muxer, &mut streams, &epoll).unwrap());
