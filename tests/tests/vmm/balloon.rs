@@ -63,6 +63,18 @@ fn target_beyond_the_guests_memory_is_refused() {
     guest.command(Request::Stop);
 }
 
+#[test]
+fn guest_that_gives_nothing_is_told_from_one_that_was_asked_for_nothing() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&setup("hello linger=1"), kvm);
+    guest.expect("PASSED", DEADLINE);
+    guest.command(Request::BalloonTarget { mib: 32 });
+    let number = |name| guest.counter("balloon", name);
+    let names = ["target_pages", "actual_pages", "inflated_pages", "discarded_bytes"];
+    assert_eq!(names.map(number), [8192, 0, 0, 0]);
+    guest.command(Request::Stop);
+}
+
 /// What becomes of such a guest is its own affair: it is contained, and the VMM answers.
 #[test]
 fn guest_that_gives_its_own_code_away_harms_only_itself() {

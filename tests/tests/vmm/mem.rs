@@ -122,6 +122,23 @@ fn machine_that_is_paused_grows_and_shrinks() {
 }
 
 #[test]
+fn memory_that_the_guest_keeps_is_told_from_what_was_asked_back() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&Setup { plugged_mib: CHUNK_MIB, ..setup("mem-plug") }, kvm);
+    guest.expect("plugged", DEADLINE);
+    // So that it cannot unplug anything.
+    guest.command(Request::Pause);
+    grant(&guest, 0);
+    let names = ["requested_bytes", "plugged_bytes", "usable_bytes"];
+    let numbers = || names.map(|name| guest.counter("mem", name));
+    let kept = u64::from(CHUNK_MIB) << 20;
+    assert_eq!(numbers(), [0, kept, kept]);
+    guest.command(Request::Resume);
+    guest.expect("unplugged", DEADLINE);
+    guest.finish(DEADLINE).expect_passed();
+}
+
+#[test]
 fn target_beyond_the_region_or_of_half_a_block_is_refused() {
     let kvm = kvm_or_skip!();
     let guest = start(&setup("hello linger=1"), kvm);
