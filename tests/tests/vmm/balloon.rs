@@ -1,13 +1,14 @@
 //! The balloon: the host's memory really comes back.
 
-use husk_tests::bare_bed::{Guest, Setup};
+use husk_tests::bare_bed::{Guest, Setup, Size};
 use husk_vmm::control::{ClientError, Request};
 use husk_vmm::process::{EXIT_DESERTED, EXIT_GUEST, EXIT_KVM};
 
 use super::{DEADLINE, kvm_or_skip, pass, start};
 
 fn setup(case: &str) -> Setup {
-    Setup { rng: false, balloon: Some(0), memory_mib: 128, ..Setup::new(case) }
+    let size = Size { balloon_mib: Some(0), memory_mib: 128, ..Size::default() };
+    Setup { rng: false, size, ..Setup::new(case) }
 }
 
 /// Of the guest's memory, what the host has given: by the memory's file, and by the VMM's own account,
@@ -79,7 +80,8 @@ fn guest_that_gives_nothing_is_told_from_one_that_was_asked_for_nothing() {
 #[test]
 fn guest_that_gives_its_own_code_away_harms_only_itself() {
     let kvm = kvm_or_skip!();
-    let setup = Setup { memory_mib: 32, ..setup("balloon-suicide mib=32") };
+    let mut setup = setup("balloon-suicide mib=32");
+    setup.size.memory_mib = 32;
     let mut guest = start(&setup, kvm);
     guest.expect("goodbye", DEADLINE);
     std::thread::sleep(std::time::Duration::from_millis(500));
