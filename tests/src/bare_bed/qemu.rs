@@ -116,7 +116,7 @@ fn command(setup: &Setup, accelerator: Accelerator) -> io::Result<Command> {
     };
     command.args(["-global", "virtio-mmio.force-legacy=false"]);
     command.args(["-machine", "microvm,pit=on,pic=on,rtc=on,acpi=off,x-option-roms=off"]);
-    command.args(["-m", &format!("{}M", setup.memory_mib)]);
+    command.args(["-m", &format!("{}M", setup.size.memory_mib)]);
     command.arg("-kernel").arg(init_program("bare-metal"));
     command.args(["-append", &format!("case={}", setup.case)]);
     if setup.rng {

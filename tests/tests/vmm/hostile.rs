@@ -1,7 +1,7 @@
 //! Drivers that do what no honest one does, to each device: the machine outlives them, and the device
 //! works after a reset.
 
-use husk_tests::bare_bed::{Setup, Tap};
+use husk_tests::bare_bed::{Setup, Size, Tap};
 use husk_vmm::control::Request;
 
 use super::{DEADLINE, folder, kvm_or_skip, pass, start};
@@ -75,13 +75,15 @@ fn vsock_device_outlives_every_hostile_move() {
 
 #[test]
 fn balloon_outlives_every_hostile_move() {
-    let setup = |case: &str| Some(Setup { rng: false, balloon: Some(0), ..Setup::new(case) });
+    let size = Size { balloon_mib: Some(0), ..Size::default() };
+    let setup = |case: &str| Some(Setup { rng: false, size, ..Setup::new(case) });
     attack(5, &["queue=0", "queue=1", "queue=2 features=0x20"], setup);
 }
 
 #[test]
 fn memory_device_outlives_every_hostile_move() {
-    let setup = |case: &str| Some(Setup { rng: false, hotplug_mib: 128, ..Setup::new(case) });
+    let size = Size { hotplug_mib: 128, ..Size::default() };
+    let setup = |case: &str| Some(Setup { rng: false, size, ..Setup::new(case) });
     attack(24, &["queue=0"], setup);
 }
 
@@ -188,9 +190,9 @@ fn noise_of_many_seeds_is_survived() {
             let setup = match kind {
                 2 => setup.disk(&folder, 4),
                 3 => Setup { console: true, ..setup },
-                5 => Setup { balloon: Some(0), ..setup },
+                5 => setup.sized(Size { balloon_mib: Some(0), ..Size::default() }),
                 19 => Setup { vsock: true, ..setup },
-                _ => Setup { hotplug_mib: 128, ..setup },
+                _ => setup.sized(Size { hotplug_mib: 128, ..Size::default() }),
             };
             pass(&setup);
         }
