@@ -15,7 +15,7 @@ mod tap;
 
 pub use guest::{Ended, Guest};
 pub use qemu::{Accelerator, InQemu, run_in_qemu};
-pub use setup::{Disk, Linux, Protocol, Setup};
+pub use setup::{Disk, Kernel, Linux, Protocol, Setup, Size};
 pub use share::{Fault, Share, Virtiofsd, YesServer, pattern};
 pub use tap::Tap;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use husk::hypervisor::builtin::KERNEL_WORDS;
-use husk_tests::bare_bed::{Guest, Linux, Setup, Share, Tap, Virtiofsd, open_kvm};
+use husk_tests::bare_bed::{Guest, Kernel, Linux, Setup, Share, Size, Tap, Virtiofsd, open_kvm};
 use husk_tests::guest::{cpio, init_program};
 use husk_vmm::control::Request;
 
@@ -28,11 +28,9 @@ fn machine(folder: &tempfile::TempDir) -> Result<Setup, String> {
     };
     let tap = Tap::new().map_err(|error| format!("make a tap: {error}"))?;
     Ok(Setup {
-        linux: Some(linux),
-        memory_mib: 128,
-        hotplug_mib: 256,
+        kernel: Kernel::Linux(linux),
+        size: Size { memory_mib: 128, hotplug_mib: 256, balloon_mib: Some(0), ..Size::default() },
         tap: Some(tap),
-        balloon: Some(0),
         ..Setup::new("linux-devices").disk(folder, 1)
     })
 }

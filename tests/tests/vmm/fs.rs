@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use husk_tests::bare_bed::{Fault, Guest, Setup, Share, Virtiofsd, YesServer, pattern};
+use husk_tests::bare_bed::{Fault, Guest, Setup, Share, Size, Virtiofsd, YesServer, pattern};
 use husk_vmm::control::Request;
 use husk_vmm::process::EXIT_REFUSED;
 use nix::sys::signal::Signal;
@@ -88,11 +88,10 @@ fn reset_in_the_middle_of_reads_ends_them() {
 fn server_has_the_memory_that_the_guest_has_and_no_other() {
     let folder = folder();
     let Some((setup, _server)) = served("fs-memory", folder.path(), false) else { return };
-    let (memory_mib, hotplug_mib) = (setup.memory_mib, 256);
-    let setup = Setup { hotplug_mib, ..setup };
+    let size = Size { hotplug_mib: 256, ..Size::default() };
     let kvm = kvm_or_skip!();
-    let guest = start(&setup, kvm);
-    let hotplug_kib = || guest.host_kib(memory_mib);
+    let guest = start(&setup.sized(size), kvm);
+    let hotplug_kib = || guest.host_kib(size.memory_mib);
     guest.expect("works", DEADLINE);
     assert_eq!(hotplug_kib(), 0);
     guest.command(Request::MemTarget { mib: 128 });
@@ -110,8 +109,8 @@ fn server_that_has_to_share_more_memory_and_fails_leaves_the_machine_what_it_was
     for fault in [Fault::Closes, Fault::Hangs, Fault::Refuses, Fault::Nonsense] {
         let kvm = kvm_or_skip!();
         let (server, socket) = YesServer::start();
-        let setup = Setup { hotplug_mib: 128, ..with_share("fs-lost", socket) };
-        let guest = start(&setup, kvm);
+        let size = Size { hotplug_mib: 128, ..Size::default() };
+        let guest = start(&with_share("fs-lost", socket).sized(size), kvm);
         guest.expect("serving", DEADLINE);
         server.fail_at(FrontendReq::SET_MEM_TABLE, fault);
         guest.command(Request::MemTarget { mib: 128 });
