@@ -7,12 +7,14 @@
 //! ```
 
 mod guest;
+mod held;
 mod qemu;
 mod serial;
 mod setup;
 mod tap;
 
 pub use guest::{Ended, Guest};
+pub use held::Held;
 pub use qemu::{Accelerator, InQemu, run_in_qemu};
 pub use setup::{Disk, Kernel, Linux, Protocol, Setup, Size};
 pub use tap::Tap;
