@@ -15,10 +15,10 @@ use super::Tap;
 use crate::guest::init_program;
 
 /// Of the vsock device, as the guests take it for granted.
-const GUEST_CID: u32 = 3;
-const HOST_CID: u32 = 2;
+pub(super) const GUEST_CID: u32 = 3;
+pub(super) const HOST_CID: u32 = 2;
 /// Of the network interface.
-const MAC: Mac = Mac([0x02, 0, 0, 0, 0, 1]);
+pub(super) const MAC: Mac = Mac([0x02, 0, 0, 0, 0, 1]);
 /// Where an ELF file says its entry, e_entry.
 const ELF_ENTRY: std::ops::Range<usize> = 24..32;
 

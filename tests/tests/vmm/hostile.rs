@@ -147,6 +147,36 @@ fn kick_storm_and_ring_flood_take_no_memory() {
 }
 
 #[test]
+fn guest_that_floods_every_device_does_not_keep_the_host_from_what_it_wants() {
+    let folder = folder();
+    let kvm = kvm_or_skip!();
+    let case = Setup::new("hostile-endless");
+    let setup = Setup { vsock: true, console: true, balloon: Some(0), hotplug_mib: 128, ..case };
+    let guest = start(&setup.disk(&folder, 4), kvm);
+    guest.expect("flooding", DEADLINE);
+    let resets = || -> u64 {
+        let devices = guest.statistics().devices;
+        devices.iter().filter_map(|device| device.counters.get("transport_resets")).sum()
+    };
+    // The flood goes on while the host asks, and after a pause.
+    for _ in 0..3 {
+        let before = resets();
+        let more = husk_tests::wait::within(DEADLINE, || (resets() > before).then_some(()));
+        assert!(more.is_some(), "the guest floods no more");
+        guest.command(Request::BalloonTarget { mib: 1 });
+        guest.command(Request::MemTarget { mib: 128 });
+        guest.command(Request::Pause);
+        let paused = resets();
+        assert_eq!(resets(), paused);
+        guest.command(Request::MemTarget { mib: 0 });
+        guest.command(Request::Resume);
+    }
+    guest.command(Request::Stop);
+    let ended = guest.finish(DEADLINE);
+    assert!(ended.status.is_some_and(|status| status.success()), "{ended}");
+}
+
+#[test]
 fn noise_of_many_seeds_is_survived() {
     for seed in 1..20 {
         pass(&Setup::new(&format!("hostile-noise seed={seed} rounds=50")));

@@ -64,7 +64,7 @@ fn first_instruction(runs: usize, report: &mut Report) -> Result<()> {
         let ended = start(&bare("hello"))?.finish(DEADLINE);
         ours.push(ended.first_byte.context("the guest wrote nothing")?);
         let accelerator = Accelerator::Kvm { cpu: QEMU_CPU };
-        if let Some(in_qemu) = run_in_qemu(&bare("hello"), accelerator)? {
+        if let Some(in_qemu) = run_in_qemu(&bare("hello"), accelerator, |_| ())? {
             theirs.push(in_qemu.first_byte.context("the guest wrote nothing in QEMU")?);
         }
     }
