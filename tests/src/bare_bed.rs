@@ -7,6 +7,7 @@
 //! ```
 
 mod guest;
+mod held;
 mod qemu;
 mod serial;
 mod setup;
@@ -14,6 +15,7 @@ mod share;
 mod tap;
 
 pub use guest::{Ended, Guest};
+pub use held::Held;
 pub use qemu::{Accelerator, InQemu, run_in_qemu};
 pub use setup::{Disk, Kernel, Linux, Protocol, Setup, Size};
 pub use share::{Fault, Share, Virtiofsd, YesServer, pattern};

@@ -82,7 +82,7 @@ fn run(
         keep.push(tap.as_fd());
     }
     if let Some(socket) = &vsock {
-        add_vsock(&mut command, socket.as_fd(), setup.memory_mib);
+        add_vsock(&mut command, socket.as_fd(), setup.size.memory_mib);
         keep.push(socket.as_fd());
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

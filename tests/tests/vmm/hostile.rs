@@ -180,7 +180,8 @@ fn guest_that_floods_every_device_does_not_keep_the_host_from_what_it_wants() {
     let folder = folder();
     let kvm = kvm_or_skip!();
     let case = Setup::new("hostile-endless");
-    let setup = Setup { vsock: true, console: true, balloon: Some(0), hotplug_mib: 128, ..case };
+    let size = Size { balloon_mib: Some(0), hotplug_mib: 128, ..Size::default() };
+    let setup = Setup { vsock: true, console: true, size, ..case };
     let guest = start(&setup.disk(&folder, 4), kvm);
     guest.expect("flooding", DEADLINE);
     let resets = || -> u64 {
