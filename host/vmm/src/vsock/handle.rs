@@ -20,7 +20,7 @@ pub enum Command {
     Connect {
         /// Port in the guest.
         guest_port: u32,
-        /// The device's end of the stream.
+        /// The device's end of the stream, which does not block.
         stream: UnixStream,
     },
     /// Take connections of the guest.
@@ -93,6 +93,7 @@ impl VsockHandle {
     /// `NotConnected` when the VM is gone, and those of socketpair(2).
     pub fn connect(&self, guest_port: u32) -> io::Result<UnixStream> {
         let (stream, device_end) = UnixStream::pair()?;
+        device_end.set_nonblocking(true)?;
         self.send(Command::Connect { guest_port, stream: device_end })?;
         Ok(stream)
     }
@@ -169,10 +170,10 @@ impl VsockListener {
         self.host_port
     }
 
-    /// The guest's next connection. Blocks for up to `timeout`, then is `Ok(None)`.
+    /// The guest's next connection, a blocking stream. Waits for up to `timeout`, then is `Ok(None)`.
     ///
     /// # Errors
-    /// `ConnectionAborted` when the VM is gone, and those of poll(2).
+    /// `ConnectionAborted` when the VM is gone, and those of poll(2) and fcntl(2).
     pub fn accept(&self, timeout: Duration) -> io::Result<Option<UnixStream>> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -193,28 +194,30 @@ impl VsockListener {
         }
     }
 
-    /// The guest's next connection if one waits. Does not block.
+    /// The guest's next connection if one waits, a blocking stream. Does not wait.
     ///
     /// # Errors
-    /// `ConnectionAborted` when the VM is gone.
+    /// `ConnectionAborted` when the VM is gone, and those of fcntl(2).
     pub fn try_accept(&self) -> io::Result<Option<UnixStream>> {
-        match self.streams.try_recv() {
+        let stream = match self.streams.try_recv() {
             Ok(stream) => {
                 // One count per stream; EAGAIN when the sender has not counted yet is harmless:
                 // the descriptor is then readable once in vain.
                 let _ = self.ready.read();
-                Ok(Some(stream))
+                stream
             }
             Err(TryRecvError::Empty) => {
                 let _ = self.ready.read();
                 match self.streams.try_recv() {
-                    Ok(stream) => Ok(Some(stream)),
-                    Err(TryRecvError::Empty) => Ok(None),
-                    Err(TryRecvError::Disconnected) => Err(gone()),
+                    Ok(stream) => stream,
+                    Err(TryRecvError::Empty) => return Ok(None),
+                    Err(TryRecvError::Disconnected) => return Err(gone()),
                 }
             }
-            Err(TryRecvError::Disconnected) => Err(gone()),
-        }
+            Err(TryRecvError::Disconnected) => return Err(gone()),
+        };
+        stream.set_nonblocking(false)?;
+        Ok(Some(stream))
     }
 }
 
