@@ -106,12 +106,12 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
     }
 }
 
-/// What clap did not take: help and version go to standard output, the rest is one line and 125.
 /// What the process was called with, for people: words may be any bytes.
 fn words() -> impl Iterator<Item = String> {
     std::env::args_os().map(|word| word.to_string_lossy().into_owned())
 }
 
+/// What clap did not take: help and version go to standard output, the rest is one line and 125.
 fn refuse(error: &clap::Error) -> ExitCode {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),

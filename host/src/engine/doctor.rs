@@ -63,12 +63,14 @@ impl Check {
 /// configuration. Blocks for milliseconds, at most for some seconds.
 #[must_use]
 pub fn examine(wish: Option<Choice>) -> Vec<Check> {
-    let readable = Settings::load().and_then(|settings| {
-        settings.guest_deadline()?;
-        Ok(settings)
-    });
-    let (settings, configuration) = match readable {
-        Ok(settings) => (settings, Check::good("configuration", "read")),
+    let (settings, configuration) = match Settings::load() {
+        Ok(settings) => {
+            let check = match settings.guest_deadline() {
+                Ok(_) => Check::good("configuration", "read"),
+                Err(error) => Check::broken("configuration", &error),
+            };
+            (settings, check)
+        }
         Err(error) => (Settings::default(), Check::broken("configuration", &error)),
     };
     let mut checks = vec![

@@ -1,5 +1,6 @@
 //! The configuration file: what somebody wants of every command. A flag goes before a `HUSK_*`
-//! variable, that before the file, and the file before the default; this room only reads the file.
+//! variable, that before the file, and the file before the default; this room reads the file, and the
+//! deadline's variable.
 //!
 //! ```toml
 //! hypervisor = "auto"            # auto, kvm or qemu
