@@ -44,6 +44,23 @@ fn killed_vmm_ends_the_container_with_an_error_that_says_so() {
     bed.assert_nothing_left();
 }
 
+/// Whoever is attached learns of an orderly end: the monitor was not killed for it.
+#[test]
+fn container_whose_monitor_is_stopped_can_be_killed_stopped_and_removed() {
+    let bed = Bed::new();
+    for words in [&["kill", "box"][..], &["stop", "-t", "0", "box"], &["rm", "-f", "box"]] {
+        let words_of_run = ["run", "--name", "box", BUSYBOX, "sh", "-c", "echo ready; sleep 1000"];
+        let mut run = bed.husk(&words_of_run).spawn();
+        run.expect("ready");
+        kill(Pid::from_raw(monitors(&bed)[0].pid), Signal::SIGSTOP).unwrap();
+        bed.husk(words).ok();
+        assert_eq!(run.wait().code, 137, "{words:?}");
+        bed.assert_idle();
+        bed.husk(&["rm", "-f", "box"]).ok();
+    }
+    bed.assert_nothing_left();
+}
+
 #[test]
 fn vmm_killed_while_it_boots_is_an_error_at_once() {
     let bed = Bed::new();
