@@ -185,9 +185,11 @@ fn kvm_that_is_something_else_is_told_with_what_to_do() {
     let bed = Bed::new();
     let guest = guest(&bed, "guest", &kernel(&HANG));
     let file = guest.join("vmlinux").display().to_string();
-    for other in ["/dev/null", &file] {
+    for (other, advice) in
+        [("/dev/null", "dmesg"), (file.as_str(), "/dev/kvm is no device (remove it")]
+    {
         let output = with_kvm(&bed, &guest, other);
-        output.refused_with(125, &["choose hypervisor kvm", "/dev/kvm", "dmesg"]);
+        output.refused_with(125, &["choose hypervisor kvm", "/dev/kvm", advice]);
     }
     bed.assert_nothing_left();
 }
