@@ -63,6 +63,8 @@ pub struct Bed {
     stdio: StdioClient,
     guest: GuestClient,
     files: FilesClient,
+    /// Set once the program of [`Bed::guest_hook`] is in this VM.
+    program: OnceLock<()>,
     /// What the agent said of itself.
     pub hello: Hello,
 }
@@ -182,6 +184,7 @@ impl Bed {
             stdio: StdioClient::new(client.clone()),
             guest: GuestClient::new(client.clone()),
             files: FilesClient::new(client),
+            program: OnceLock::new(),
             hello: machine.hello,
         })
     }

@@ -53,7 +53,6 @@ fn look(bed: &Bed) -> HashMap<String, u32> {
 /// Runs containers to their end, some of which fail half-way, and some of which have hooks that leave
 /// something running.
 fn churn(bed: &Bed, containers: usize) {
-    bed.bring_program();
     let hook = json!([bed.guest_hook("cat; sleep 1000 &")]);
     let hooks = json!({
         "createRuntime": hook, "createContainer": hook, "poststart": hook, "poststop": hook,

@@ -170,7 +170,8 @@ impl Socket {
     #[track_caller]
     pub fn expect(&mut self, operation: u16) -> Packet {
         loop {
-            let packet = self.next(10_000).unwrap_or_else(|| panic!("no operation {operation}"));
+            let packet =
+                self.next(clock::PATIENCE_MS).unwrap_or_else(|| panic!("no operation {operation}"));
             if packet.operation == operation {
                 return packet;
             }
@@ -196,7 +197,7 @@ impl Socket {
     pub fn close(&mut self) {
         self.packet(SHUTDOWN, 3, 0);
         loop {
-            let packet = self.next(10_000).expect("the host ends too");
+            let packet = self.next(clock::PATIENCE_MS).expect("the host ends too");
             self.done(packet);
             if packet.operation == RST {
                 return;
@@ -225,7 +226,7 @@ fn echoes(mut socket: Socket, total: u32) {
             socket.sent += room;
             socket.packet(RW, 0, room);
         }
-        let wait = if room == 0 || socket.sent == total { 10_000 } else { 0 };
+        let wait = if room == 0 || socket.sent == total { clock::PATIENCE_MS } else { 0 };
         let Some(packet) = socket.next(wait) else {
             assert_eq!(wait, 0, "{got} bytes of {total} came back");
             continue;
@@ -385,7 +386,7 @@ fn flood() {
         }
     }
     while opened + refused < 2000 {
-        let packet = socket.next(10_000).expect("every request is answered");
+        let packet = socket.next(clock::PATIENCE_MS).expect("every request is answered");
         count(packet, &mut opened, &mut refused);
         socket.done(packet);
     }
@@ -404,7 +405,7 @@ fn count(packet: Packet, opened: &mut u32, refused: &mut u32) {
 fn accept() {
     let mut socket = Socket::start(0);
     say!("listening");
-    let request = socket.next(30_000).expect("the host connects");
+    let request = socket.next(clock::PATIENCE_MS).expect("the host connects");
     assert_eq!(request.operation, REQUEST);
     assert_eq!(memory::read32(request.at + 20), OUR_PORT, "to another port");
     socket.port = memory::read32(request.at + 16);
@@ -418,7 +419,7 @@ fn accept() {
     socket.done(data);
     // The host's end is closed: that there is no more, or that there is nobody.
     loop {
-        let packet = socket.next(30_000).expect("the host ends");
+        let packet = socket.next(clock::PATIENCE_MS).expect("the host ends");
         socket.done(packet);
         match packet.operation {
             RST => return,
@@ -481,7 +482,7 @@ fn no_receive_buffers() {
         receive.add_raw(buffer + nth * 512, 512, FLAG_WRITE);
     }
     receive.kick();
-    let end = clock::after_ms(10_000);
+    let end = clock::after_ms(clock::PATIENCE_MS);
     loop {
         assert!(!end.is_past(), "no answer after all");
         if let Some((_, len)) = receive.pop()
