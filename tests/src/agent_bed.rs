@@ -49,7 +49,8 @@ pub use machine::Options;
 pub use namespaces::{FIRST_ID, IDS};
 pub use raw::RawGuest;
 
-/// Of a call, also of one that waits for a process's end: a translated guest on a busy machine is slow.
+/// Of a call, also of one that waits for a process's end: a translated guest on a busy machine is
+/// slow.
 const DEADLINE: Duration = Duration::from_secs(240);
 
 /// A VM with an agent that has announced itself.

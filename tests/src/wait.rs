@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 /// How often a condition is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// What may be waited for, on a busy machine whose guests are emulated: of interest only where a test
-/// fails.
+/// How long may be waited on a busy machine whose guests are emulated. Of interest only where a
+/// test fails.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// How far the looks are apart between which nothing changes that has come to rest.
 const REST: Duration = Duration::from_millis(500);

@@ -184,8 +184,7 @@ fn end_of_the_first_process_ends_all_others() {
 fn container_that_is_slow_to_create_delays_nobody() {
     let bed = bed_or_skip!();
     bed.block_on(async {
-        during_slow_creations(bed, 1, async || {
-            let id = bed.launch(&Container::sh("sleep 100")).await.unwrap();
+        during_slow_creations(bed, 1, async |id: String| {
             bed.run_exec(&id, &process(&["true"])).await.unwrap();
             bed.signal(&id, "", 9, false).await.unwrap();
             bed.wait(&id, "").await.unwrap();
@@ -195,11 +194,12 @@ fn container_that_is_slow_to_create_delays_nobody() {
     });
 }
 
-/// Does something while containers are created whose device never appears, for which the agent looks
-/// for some seconds. On a busy machine that may be too short, so this begins again; where creations
-/// hold others up, these never come first.
-pub async fn during_slow_creations(bed: &'static Bed, count: usize, others: impl AsyncFn()) {
+/// Uses a container up while others are created whose device never appears, for which the agent
+/// looks for some seconds. On a busy machine that may be too short, so this begins again; where
+/// creations hold other calls up, these never come first.
+pub async fn during_slow_creations(bed: &'static Bed, count: usize, others: impl AsyncFn(String)) {
     for _ in 0..TRIES {
+        let id = bed.launch(&Container::sh("sleep 1000")).await.unwrap();
         let mut creations = tokio::task::JoinSet::new();
         for _ in 0..count {
             creations.spawn(async move {
@@ -210,7 +210,7 @@ pub async fn during_slow_creations(bed: &'static Bed, count: usize, others: impl
         }
         // So that they are under way.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        others().await;
+        others(id).await;
         let mut first = true;
         while let Some(creation) = creations.try_join_next() {
             creation.unwrap();

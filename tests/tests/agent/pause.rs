@@ -196,8 +196,7 @@ fn container_that_hangs_delays_no_call_on_another() {
     bed.block_on(async {
         let frozen = sleeper(bed).await;
         bed.pause(&frozen).await.unwrap();
-        during_slow_creations(bed, 3, async || {
-            let id = sleeper(bed).await;
+        during_slow_creations(bed, 3, async |id: String| {
             bed.stats(&id).await.unwrap();
             bed.stats(&frozen).await.unwrap();
             bed.run_exec(&id, &process(&["true"])).await.unwrap();

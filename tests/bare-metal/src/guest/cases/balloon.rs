@@ -101,8 +101,8 @@ fn balloon() {
     say!("deflated");
 }
 
-/// Memory that is free is reported, and its next use finds zeroes or what was there. A target is the
-/// host's word that it has looked, and none the next.
+/// Memory that is free is reported, and its next use finds zeroes or what was there. A target is
+/// the host's word that it has looked, and none the next.
 fn reporting() {
     let mut balloon = Balloon::start();
     let len = boot::number("mib").unwrap_or(16) << 20;
