@@ -128,12 +128,13 @@ fn copies_need_a_machine_and_no_process() {
 fn copy_of_a_container_that_ends_is_told() {
     let bed = Bed::new();
     container(&bed);
-    let mut tar = bed.husk(&["cp", "web:/d/f", "-"]).ok().stdout;
-    // Its input never ends, so neither does the copy: a header, a block of content, and no more.
-    tar.truncate(1024);
+    // Its input never ends, so neither does the copy: half of a file, and no more.
+    bed.exec_sh("web", "head -c 8000000 /dev/zero > /d/large").ok();
+    let mut tar = bed.husk(&["cp", "web:/d/large", "-"]).ok().stdout;
+    tar.truncate(4_000_000);
     let mut copy = bed.husk(&["cp", "-", "web:/d/sub"]).stdin(tar).keep_stdin().spawn();
-    let begun = || (bed.exec_sh("web", "test -e /d/sub/f").output().code == 0).then_some(());
-    eventually("the first file is there", begun);
+    let begun = || (bed.exec_sh("web", "test -e /d/sub/large").output().code == 0).then_some(());
+    eventually("the file is begun", begun);
     bed.husk(&["rm", "-f", "web"]).ok();
     copy.close_stdin();
     copy.wait().refused_with(125, &["cp - web:/d/sub"]);
