@@ -7,14 +7,16 @@
 //! ```
 
 mod guest;
+mod held;
 mod qemu;
 mod serial;
 mod setup;
 mod tap;
 
 pub use guest::{Ended, Guest};
+pub use held::Held;
 pub use qemu::{Accelerator, InQemu, run_in_qemu};
-pub use setup::{Disk, Linux, Protocol, Setup};
+pub use setup::{Disk, Kernel, Linux, Protocol, Setup, Size};
 pub use tap::Tap;
 
 use std::fs::File;

@@ -3,14 +3,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use husk::hypervisor::Choice;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::busybox_image;
-use crate::hypervisor;
+use crate::hypervisor::{self, NARROW, test_kernel};
 use crate::image::{Image, Packing};
 use crate::leftovers;
 use crate::permit::Permit;
@@ -21,6 +23,8 @@ use crate::wait::{PATIENCE, eventually, within};
 /// The name of the image that [`Bed::new`] loads.
 pub const BUSYBOX: &str = "busybox:latest";
 
+/// How long a guest may take to come up, and for an answer: husk's own limit.
+const GUEST_SECONDS: u32 = 60;
 /// Where Debian's busybox-static has its program.
 const BUSYBOX_PLACES: [&str; 2] = ["/bin/busybox", "/usr/bin/busybox"];
 /// What is shown of a log when a test fails.
@@ -31,6 +35,7 @@ pub struct Bed {
     dir: TempDir,
     bin: PathBuf,
     guest: PathBuf,
+    hypervisor: Choice,
     _permit: Option<Permit>,
 }
 
@@ -90,10 +95,38 @@ impl Bed {
     /// When something that it needs is not there, with what and how to get it.
     #[must_use]
     pub fn new() -> Self {
+        Self::on(hypervisor::under_test())
+    }
+
+    /// The same on a hypervisor of the test's choice. The built-in VMM boots `HUSK_TEST_KERNEL`, if
+    /// there is one.
+    ///
+    /// # Panics
+    /// As [`Bed::new`].
+    #[must_use]
+    pub fn on(hypervisor: Choice) -> Self {
         let permit = Permit::wait().expect("permits can be kept in the folder for temporary files");
-        let bed = Self::make(Some(permit));
-        bed.load(&busybox(), "busybox", "latest");
+        let mut bed = Self::make(hypervisor, Some(permit));
+        let mut image = busybox();
+        if let Some(kernel) = test_kernel().filter(|_| hypervisor == Choice::Kvm) {
+            bed.replace_kernel(&kernel);
+            image = image
+                .set("Env", serde_json::json!([format!("PATH={}", busybox_image::PATH), NARROW]));
+        }
+        bed.load(&image, "busybox", "latest");
         bed
+    }
+
+    /// A guest image of its own, with another kernel.
+    fn replace_kernel(&mut self, kernel: &Path) {
+        let folder = self.path("guest-of-kernel");
+        fs::create_dir(&folder).expect("a folder can be made");
+        for (name, file) in
+            [("vmlinux", kernel), ("initramfs.cpio", &self.guest.join("initramfs.cpio"))]
+        {
+            symlink(file, folder.join(name)).expect("a link can be made");
+        }
+        self.guest = folder;
     }
 
     /// An installation without images, for commands that start no virtual machine.
@@ -102,16 +135,17 @@ impl Bed {
     /// As [`Bed::new`].
     #[must_use]
     pub fn empty() -> Self {
-        Self::make(None)
+        Self::make(hypervisor::under_test(), None)
     }
 
-    fn make(permit: Option<Permit>) -> Self {
+    fn make(hypervisor: Choice, permit: Option<Permit>) -> Self {
         // Short: below it is a Unix socket, whose path has 108 bytes.
         let dir = tempfile::Builder::new().prefix("hk").tempdir().expect("a folder can be made");
         let bed = Self {
             bin: husk_program(),
             guest: built("HUSK_GUEST_DIR", "guest", "the guest image"),
             dir,
+            hypervisor,
             _permit: permit,
         };
         for folder in [bed.data(), bed.runtime()] {
@@ -161,14 +195,19 @@ impl Bed {
     }
 
     pub(crate) fn variables(&self) -> Vec<(&'static str, OsString)> {
-        vec![
+        let mut variables = vec![
             ("HUSK_DATA_DIR", self.data().into()),
             ("HUSK_RUNTIME_DIR", self.runtime().into()),
             ("HUSK_GUEST_DIR", self.guest.clone().into()),
-            ("HUSK_HYPERVISOR", hypervisor::under_test().to_string().into()),
+            ("HUSK_HYPERVISOR", self.hypervisor.to_string().into()),
             // Not the configuration of whoever runs the tests.
             ("HUSK_CONFIG", "/dev/null".into()),
-        ]
+        ];
+        let patience = crate::wait::patience();
+        if patience > 1 {
+            variables.push(("HUSK_GUEST_TIMEOUT", (GUEST_SECONDS * patience).to_string().into()));
+        }
+        variables
     }
 
     /// A husk command.

@@ -13,7 +13,8 @@ use crate::image::{Image, Layer, Packing};
 
 /// The tag of the image in its layout. OCI image-spec, `org.opencontainers.image.ref.name`.
 const TAG: &str = "latest";
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where a shell finds the applets.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const FOLDERS: [(&str, u32); 19] = [
     ("bin", 0o755),

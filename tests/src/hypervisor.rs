@@ -6,6 +6,10 @@ use husk::hypervisor::Choice;
 
 /// `auto`, `kvm` or `qemu`.
 const VARIABLE: &str = "HUSK_TEST_HYPERVISOR";
+/// For the environment of programs that use no vector registers: a kernel on emulating KVM does not
+/// keep those for them, since it has no XSAVE there, and programs still see that the processor has.
+pub const NARROW: &str = "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,\
+                          -AVX_Fast_Unaligned_Load,-ERMS,-FSRM";
 
 /// What `HUSK_TEST_HYPERVISOR` says, or what husk chooses.
 ///

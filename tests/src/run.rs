@@ -241,7 +241,7 @@ impl Running<'_> {
     /// When it does not in time.
     #[must_use]
     pub fn wait(mut self) -> Output {
-        let deadline = self.deadline.saturating_sub(self.began.elapsed());
+        let deadline = self.deadline.saturating_sub(self.began.elapsed() / crate::wait::patience());
         if within(deadline, || self.poll().then_some(())).is_none() {
             let logs = self.bed.logs();
             panic!(

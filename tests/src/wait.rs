@@ -36,9 +36,9 @@ pub fn at_rest<T: PartialEq>(what: &str, mut look: impl FnMut() -> T) -> T {
     last
 }
 
-/// Waits until `look` gives something, or the time is up.
+/// Waits until `look` gives something, or the time is up: `deadline` as often as [`patience`] says.
 pub fn within<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + deadline;
+    let end = Instant::now() + deadline * patience();
     loop {
         if let Some(found) = look() {
             return Some(found);
@@ -48,4 +48,16 @@ pub fn within<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Opt
         }
         sleep(LOOK_AGAIN);
     }
+}
+
+/// How many times as long as on a usual machine everything may take: `HUSK_TEST_PATIENCE`, for whole
+/// boots where KVM emulates kernel code.
+///
+/// # Panics
+/// When it is no whole number from 1 on.
+#[must_use]
+pub fn patience() -> u32 {
+    let Ok(word) = std::env::var("HUSK_TEST_PATIENCE") else { return 1 };
+    let factor = word.parse().ok().filter(|&factor| factor > 0);
+    factor.unwrap_or_else(|| panic!("HUSK_TEST_PATIENCE is no whole number from 1 on: {word}"))
 }

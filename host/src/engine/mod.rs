@@ -23,10 +23,10 @@ pub mod settings;
 pub mod spec;
 pub mod store;
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use self::client::{Exited, Session};
 use self::control::{Attach, Exec, Request};
@@ -36,6 +36,7 @@ use self::record::Phase;
 use self::settings::Settings;
 use self::store::{Container, Store};
 use crate::image::{ImageId, ImageStore, Removed};
+use crate::sys::process;
 
 /// How long a monitor may take to end after its last word.
 const MONITOR_EXIT: Duration = Duration::from_secs(2);
@@ -158,6 +159,7 @@ impl Engine {
     /// [`Error::WrongPhase`], the monitor's, and those of the connection.
     pub fn signal(&self, container: &Container, signal: i32) -> Result<(), Error> {
         require_live(container)?;
+        self.signal_monitor(container, Signal::SIGCONT)?;
         let mut session = self.connect(container)?;
         session.request(&Request::Signal(signal))?;
         session.done()
@@ -172,6 +174,7 @@ impl Engine {
         if !container.status.is_live() {
             return Ok(());
         }
+        self.signal_monitor(container, Signal::SIGCONT)?;
         let mut session = self.connect(container)?;
         session.request(&Request::Stop { timeout_s })?;
         match session.done() {
@@ -232,18 +235,31 @@ impl Engine {
     /// Ends a container whatever it takes: a monitor that does not manage in time is ended too,
     /// and its VM with it.
     fn kill(&self, container: &Container) -> Result<(), Error> {
+        self.signal_monitor(container, Signal::SIGCONT)?;
         let asked = self.connect(container).and_then(|session| {
             session.request(&Request::Stop { timeout_s: Some(0) })?;
             Ok(session)
         });
         let deadline = Instant::now() + REMOVE_GRACE;
         while self.containers.is_attended(container)? {
-            let hopeless = asked.is_err() || Instant::now() > deadline;
-            if let Some(pid) = hopeless.then(|| container.dir.monitor_pid()).flatten() {
-                // Gone meanwhile is as good.
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            if asked.is_err() || Instant::now() > deadline {
+                self.signal_monitor(container, Signal::SIGKILL)?;
             }
             std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Signals a container's monitor, if it lives. SIGCONT before it is asked to end the container:
+    /// one that somebody stopped would never answer.
+    fn signal_monitor(&self, container: &Container, signal: Signal) -> Result<(), Error> {
+        let monitor = container.dir.monitor_pid().and_then(|pid| process::pidfd_of(pid).ok());
+        // Who holds the lock has written the number: held still, the number is nobody else's by now.
+        if let Some(monitor) = monitor
+            && self.containers.is_attended(container)?
+        {
+            // Gone meanwhile is as good.
+            let _ = process::send_signal(monitor.as_fd(), signal);
         }
         Ok(())
     }

@@ -68,7 +68,7 @@ impl ContainerDir {
 
     /// Whoever holds the lock, by its own word.
     #[must_use]
-    pub fn monitor_pid(&self) -> Option<i32> {
+    pub fn monitor_pid(&self) -> Option<u32> {
         fs::read_to_string(self.lock()).ok()?.trim().parse().ok().filter(|&pid| pid > 1)
     }
 

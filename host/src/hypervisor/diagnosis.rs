@@ -23,7 +23,7 @@ impl fmt::Display for BootPhase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Process => "the VMM was starting",
-            Self::Machine => "the firmware or the kernel was starting",
+            Self::Machine => "the machine was built, and the kernel had printed nothing",
             Self::Kernel => "the kernel was booting",
             Self::Drivers => "the kernel had its drivers, and no program of the guest had spoken",
             Self::UserSpace => "the guest's user space was running",
@@ -78,6 +78,19 @@ impl fmt::Display for Diagnosis {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn phases_are_told_apart_and_name_nothing_that_only_one_vmm_has() {
+        use BootPhase::{Drivers, Kernel, Machine, Process, UserSpace};
+        let words = [Process, Machine, Kernel, Drivers, UserSpace].map(|phase| phase.to_string());
+        for (at, phase) in words.iter().enumerate() {
+            assert!(!words[..at].contains(phase), "{phase}");
+            assert!(
+                !["firmware", "BIOS", "qemu"].iter().any(|word| phase.contains(word)),
+                "{phase}"
+            );
+        }
+    }
 
     #[test]
     fn diagnosis_is_one_line_with_phase_status_and_last_words() {

@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
+use nix::sys::signal::Signal;
+
 /// Starts `command` in a session of its own, so that a terminal's signals pass it by. It is killed
 /// when the calling *thread* ends, prctl(2) `PR_SET_PDEATHSIG`: call from a thread that lives as
 /// long as the child should. Besides the standard streams it gets the descriptors of `keep`, under
@@ -52,11 +54,32 @@ fn prepare(parent: libc::pid_t, keep: &[RawFd]) -> io::Result<()> {
 /// # Errors
 /// Those of pidfd_open(2).
 pub fn pidfd(child: &Child) -> io::Result<OwnedFd> {
+    pidfd_of(child.id())
+}
+
+/// The same of whichever process has this number now.
+///
+/// # Errors
+/// Those of pidfd_open(2).
+pub fn pidfd_of(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: no pointers.
-    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) })?;
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the call returned a new descriptor that nobody else owns; it is close-on-exec.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Signals the process of a pidfd, and none that has its number later.
+///
+/// # Errors
+/// Those of pidfd_send_signal(2).
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    let (fd, no_info) = (pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+    // SAFETY: without an address for the signal's information, the kernel makes it as kill(2) does.
+    let sent = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, fd, signal as libc::c_int, no_info, 0)
+    };
+    check(sent).map(drop)
 }
 
 fn check<T: PartialEq + From<i8>>(result: T) -> io::Result<T> {
@@ -68,6 +91,7 @@ mod tests {
     use std::fs::File;
     use std::io::Read;
     use std::os::fd::AsFd;
+    use std::os::unix::process::ExitStatusExt;
     use std::process::Stdio;
 
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -121,6 +145,16 @@ mod tests {
             std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()),
             Some(libc::SIGKILL)
         );
+    }
+
+    #[test]
+    fn signal_by_pidfd_ends_the_process_and_finds_nobody_afterwards() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pidfd = pidfd_of(child.id()).unwrap();
+        send_signal(pidfd.as_fd(), Signal::SIGTERM).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+        let error = send_signal(pidfd.as_fd(), Signal::SIGTERM).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
     }
 
     #[test]

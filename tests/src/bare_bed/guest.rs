@@ -232,6 +232,20 @@ impl Guest {
         kib.unwrap_or_else(|error| panic!("{}: the guest's memory: {error}", self.case))
     }
 
+    /// All of the guest's memory, as the host has it.
+    ///
+    /// # Panics
+    /// As [`Self::host_kib`].
+    #[must_use]
+    pub fn memory(&self) -> Vec<u8> {
+        let read = |mut file: File| {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map(|_| bytes)
+        };
+        let memory = guest_memory(self.pid()).and_then(read);
+        memory.unwrap_or_else(|error| panic!("{}: the guest's memory: {error}", self.case))
+    }
+
     /// A number of a device, 0 if it has none of this name.
     #[must_use]
     pub fn counter(&self, kind: &str, name: &str) -> u64 {

@@ -2,12 +2,19 @@
 //! and what it costs is compared.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use husk::sys::process::spawn_bound;
+use husk_vmm::vhost_user;
+use husk_vmm::vsock::{self, Limits, VsockHandle};
+
 use super::Setup;
 use super::serial::Serial;
+use super::setup::{GUEST_CID, HOST_CID, MAC};
 use crate::guest::init_program;
 use crate::wait::within;
 
@@ -35,18 +42,56 @@ pub struct InQemu {
     pub first_byte: Option<Duration>,
 }
 
-/// Runs a guest to its end. `None` without QEMU.
+/// Runs a guest to its end. `None` without QEMU. Its vsock device is husk's own, whose other side is
+/// `host`'s before the guest's first instruction.
 ///
 /// # Errors
-/// Of the start of a process, and what QEMU says when there is no guest.
-pub fn run_in_qemu(setup: &Setup, accelerator: Accelerator) -> io::Result<Option<InQemu>> {
+/// Of the start of a process, what QEMU says when there is no guest, and of the vsock device.
+pub fn run_in_qemu(
+    setup: &Setup,
+    accelerator: Accelerator,
+    host: impl FnOnce(&VsockHandle),
+) -> io::Result<Option<InQemu>> {
+    let sockets = setup.vsock.then(UnixStream::pair).transpose()?;
+    let (ours, theirs) = sockets.unzip();
+    let config = vsock::Config {
+        guest_cid: GUEST_CID.into(),
+        host_cid: HOST_CID.into(),
+        limits: Limits::default(),
+    };
+    let device = ours.map(|socket| vhost_user::serve(config, socket)).transpose()?;
+    if let Some(device) = &device {
+        host(device.handle());
+    }
+    let ended = run(setup, accelerator, theirs)?;
+    if let Some(device) = device {
+        device.join().map_err(io::Error::other)?;
+    }
+    Ok(ended)
+}
+
+fn run(
+    setup: &Setup,
+    accelerator: Accelerator,
+    vsock: Option<UnixStream>,
+) -> io::Result<Option<InQemu>> {
     let mut command = command(setup, accelerator)?;
+    let mut keep = Vec::new();
+    if let Some(tap) = &setup.tap {
+        add_net(&mut command, tap.as_fd());
+        keep.push(tap.as_fd());
+    }
+    if let Some(socket) = &vsock {
+        add_vsock(&mut command, socket.as_fd(), setup.size.memory_mib);
+        keep.push(socket.as_fd());
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let began = Instant::now();
-    let mut child = match command.spawn() {
+    let mut child = match spawn_bound(&mut command, &keep) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         started => started?,
     };
+    drop(vsock);
     let stdout = child.stdout.take().ok_or(io::ErrorKind::NotFound)?;
     let mut serial = Serial::read(stdout);
     if within(DEADLINE, || child.try_wait().ok().flatten()).is_none() {
@@ -71,7 +116,7 @@ fn command(setup: &Setup, accelerator: Accelerator) -> io::Result<Command> {
     };
     command.args(["-global", "virtio-mmio.force-legacy=false"]);
     command.args(["-machine", "microvm,pit=on,pic=on,rtc=on,acpi=off,x-option-roms=off"]);
-    command.args(["-m", &format!("{}M", setup.memory_mib)]);
+    command.args(["-m", &format!("{}M", setup.size.memory_mib)]);
     command.arg("-kernel").arg(init_program("bare-metal"));
     command.args(["-append", &format!("case={}", setup.case)]);
     if setup.rng {
@@ -88,6 +133,21 @@ fn command(setup: &Setup, accelerator: Accelerator) -> io::Result<Command> {
         command.arg("-device").arg(device);
     }
     Ok(command)
+}
+
+fn add_net(command: &mut Command, tap: BorrowedFd<'_>) {
+    let fd = tap.as_raw_fd();
+    command.arg("-netdev").arg(format!("tap,id=net,fd={fd},vhost=off"));
+    command.arg("-device").arg(format!("virtio-net-device,netdev=net,mac={MAC}"));
+}
+
+/// The device reaches the guest's memory, which is therefore a file's.
+fn add_vsock(command: &mut Command, socket: BorrowedFd<'_>, memory_mib: u32) {
+    let size = format!("size={memory_mib}M");
+    command.arg("-object").arg(format!("memory-backend-memfd,id=memory,{size},share=on,seal=on"));
+    command.args(["-machine", "memory-backend=memory"]);
+    command.arg("-chardev").arg(format!("socket,id=vsock,fd={}", socket.as_raw_fd()));
+    command.args(["-device", "vhost-user-vsock-device,chardev=vsock"]);
 }
 
 /// QEMU would take a comma for the start of an option.

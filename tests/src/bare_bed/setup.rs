@@ -15,10 +15,10 @@ use super::Tap;
 use crate::guest::init_program;
 
 /// Of the vsock device, as the guests take it for granted.
-const GUEST_CID: u32 = 3;
-const HOST_CID: u32 = 2;
+pub(super) const GUEST_CID: u32 = 3;
+pub(super) const HOST_CID: u32 = 2;
 /// Of the network interface.
-const MAC: Mac = Mac([0x02, 0, 0, 0, 0, 1]);
+pub(super) const MAC: Mac = Mac([0x02, 0, 0, 0, 0, 1]);
 /// Where an ELF file says its entry, e_entry.
 const ELF_ENTRY: std::ops::Range<usize> = 24..32;
 
@@ -57,23 +57,46 @@ pub struct Linux {
     pub words: Vec<String>,
 }
 
-/// A machine. As little as possible unless said otherwise.
-#[derive(Debug)]
-pub struct Setup {
-    /// The case and its words: `rng`, `ring-wraps chains=100`.
-    pub case: String,
+/// What a machine runs.
+#[derive(Debug, Clone)]
+pub enum Kernel {
+    /// The bare-metal guest, which does what the case says, by one of its entries.
+    BareMetal(Protocol),
     /// Another guest: the case is then but a name.
-    pub linux: Option<Linux>,
-    /// By which entry it starts.
-    pub protocol: Protocol,
+    Linux(Linux),
+}
+
+/// How large a machine is.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Processors that there are; one is online.
+    pub vcpus: u32,
     /// Memory.
     pub memory_mib: u32,
     /// What virtio-mem may add.
     pub hotplug_mib: u32,
     /// What of it should be plugged at the start.
     pub plugged_mib: u32,
-    /// Processors that there are; one is online.
-    pub vcpus: u32,
+    /// What the balloon should take at the start, if there is one.
+    pub balloon_mib: Option<u32>,
+}
+
+/// One processor and 64 MiB.
+impl Default for Size {
+    fn default() -> Self {
+        Self { vcpus: 1, memory_mib: 64, hotplug_mib: 0, plugged_mib: 0, balloon_mib: None }
+    }
+}
+
+/// A machine. As little as possible unless said otherwise.
+#[derive(Debug)]
+pub struct Setup {
+    /// The case and its words: `rng`, `ring-wraps chains=100`.
+    pub case: String,
+    /// The guest.
+    pub kernel: Kernel,
+    /// Processors and memory.
+    pub size: Size,
     /// Block devices.
     pub disks: Vec<Disk>,
     /// The network device's tap.
@@ -82,8 +105,6 @@ pub struct Setup {
     pub rng: bool,
     /// A vsock device.
     pub vsock: bool,
-    /// A balloon of so many MiB.
-    pub balloon: Option<u32>,
     /// A virtio console, whose output becomes [`super::Ended::console`].
     pub console: bool,
     /// The processors wait for a request to start.
@@ -93,22 +114,17 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// A machine with an entropy device and 64 MiB.
+    /// A machine of the least size with an entropy device.
     #[must_use]
     pub fn new(case: &str) -> Self {
         Self {
             case: case.to_owned(),
-            linux: None,
-            protocol: Protocol::Linux,
-            memory_mib: 64,
-            hotplug_mib: 0,
-            plugged_mib: 0,
-            vcpus: 1,
+            kernel: Kernel::BareMetal(Protocol::Linux),
+            size: Size::default(),
             disks: Vec::new(),
             tap: None,
             rng: true,
             vsock: false,
-            balloon: None,
             console: false,
             start_paused: false,
             user: None,
@@ -130,14 +146,26 @@ impl Setup {
         self
     }
 
-    /// The guest's program, with both entries or with one.
-    fn kernel(&self) -> io::Result<File> {
-        if let Some(linux) = &self.linux {
-            return File::open(&linux.kernel);
+    /// The same of another size.
+    #[must_use]
+    pub fn sized(self, size: Size) -> Self {
+        Self { size, ..self }
+    }
+
+    fn linux(&self) -> Option<&Linux> {
+        match &self.kernel {
+            Kernel::Linux(linux) => Some(linux),
+            Kernel::BareMetal(_) => None,
         }
+    }
+
+    /// The guest's program, with both entries or with one.
+    fn program(&self) -> io::Result<File> {
         let path = init_program("bare-metal");
-        if self.protocol == Protocol::Linux {
-            return File::open(path);
+        match &self.kernel {
+            Kernel::Linux(linux) => return File::open(&linux.kernel),
+            Kernel::BareMetal(Protocol::Linux) => return File::open(path),
+            Kernel::BareMetal(Protocol::Pvh) => {}
         }
         let mut program = std::fs::read(path)?;
         program[ELF_ENTRY].fill(0);
@@ -152,8 +180,8 @@ impl Setup {
         let open = |disk: &Disk| File::options().read(true).write(!disk.read_only).open(&disk.path);
         Ok(Files {
             kvm,
-            kernel: self.kernel()?,
-            initramfs: self.linux.as_ref().map(|linux| File::open(&linux.initramfs)).transpose()?,
+            kernel: self.program()?,
+            initramfs: self.linux().map(|linux| File::open(&linux.initramfs)).transpose()?,
             disks: self.disks.iter().map(open).collect::<Result<_, _>>()?,
         })
     }
@@ -183,12 +211,12 @@ impl Setup {
             kernel: files.kernel.as_raw_fd(),
             initramfs: files.initramfs.as_ref().map(AsRawFd::as_raw_fd),
             console: Some(number(wires.serial)),
-            command_line: match &self.linux {
+            command_line: match self.linux() {
                 Some(linux) => linux.words.clone(),
                 None => format!("case={}", self.case).split(' ').map(String::from).collect(),
             },
-            vcpus: Vcpus { online: 1, max: self.vcpus },
-            memory: Memory { mib: self.memory_mib, hotplug_mib: self.hotplug_mib },
+            vcpus: Vcpus { online: 1, max: self.size.vcpus },
+            memory: Memory { mib: self.size.memory_mib, hotplug_mib: self.size.hotplug_mib },
             start_paused: self.start_paused,
             devices: Devices {
                 disks: self.disks.iter().zip(&files.disks).map(disk).collect(),
@@ -199,8 +227,11 @@ impl Setup {
                     host_cid: HOST_CID,
                 }),
                 rng: self.rng,
-                balloon: self.balloon.map(|mib| balloon::Config { mib, ..Default::default() }),
-                mem: mem::Config { mib: self.plugged_mib },
+                balloon: self
+                    .size
+                    .balloon_mib
+                    .map(|mib| balloon::Config { mib, ..Default::default() }),
+                mem: mem::Config { mib: self.size.plugged_mib },
                 shares: Vec::new(),
                 console: self.console.then(|| console::Config {
                     output: number(wires.console),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use husk::hypervisor::builtin::KERNEL_WORDS;
-use husk_tests::bare_bed::{Guest, Linux, Setup, Tap, open_kvm};
+use husk_tests::bare_bed::{Guest, Kernel, Linux, Setup, Size, Tap, open_kvm};
 use husk_tests::guest::{cpio, init_program};
 use husk_vmm::control::Request;
 
@@ -26,11 +26,9 @@ fn machine(folder: &tempfile::TempDir) -> Result<Setup, String> {
     };
     let tap = Tap::new().map_err(|error| format!("make a tap: {error}"))?;
     Ok(Setup {
-        linux: Some(linux),
-        memory_mib: 128,
-        hotplug_mib: 256,
+        kernel: Kernel::Linux(linux),
+        size: Size { memory_mib: 128, hotplug_mib: 256, balloon_mib: Some(0), ..Size::default() },
         tap: Some(tap),
-        balloon: Some(0),
         ..Setup::new("linux-devices").disk(folder, 1)
     })
 }

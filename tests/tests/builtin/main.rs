@@ -10,15 +10,14 @@
 mod devices;
 mod main_job;
 
-use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use husk::hypervisor::survey;
+use husk::hypervisor::{Choice, survey};
 use husk_tests::Bed;
 use husk_tests::hypervisor::test_kernel;
 use husk_tests::run::Run;
+use husk_tests::wait::patience;
 
 /// An emulated kernel takes most of a minute to boot, and a second for each new process.
 const DEADLINE: Duration = Duration::from_secs(400);
@@ -38,26 +37,17 @@ fn kernel() -> Result<Option<PathBuf>, String> {
 /// An installation whose containers run on the built-in VMM.
 struct Builtin {
     bed: Bed,
-    guest: PathBuf,
 }
 
 impl Builtin {
     /// Or why there is none on this machine.
     fn find() -> Result<Self, String> {
-        let kernel = kernel()?;
-        let bed = Bed::new();
-        let guest = bed.path("guest");
-        fs::create_dir(&guest).unwrap();
-        let kernel = kernel.unwrap_or_else(|| bed.guest().join("vmlinux"));
-        symlink(kernel, guest.join("vmlinux")).unwrap();
-        symlink(bed.guest().join("initramfs.cpio"), guest.join("initramfs.cpio")).unwrap();
-        Ok(Self { bed, guest })
+        kernel().map(|_| Self { bed: Bed::on(Choice::Kvm) })
     }
 
     fn husk(&self, words: &[&str]) -> Run<'_> {
-        let timeout = DEADLINE.as_secs().to_string();
-        let run = self.bed.husk(words).env("HUSK_GUEST_DIR", &self.guest);
-        run.env("HUSK_HYPERVISOR", "kvm").env("HUSK_GUEST_TIMEOUT", timeout).deadline(DEADLINE)
+        let timeout = (DEADLINE * patience()).as_secs().to_string();
+        self.bed.husk(words).env("HUSK_GUEST_TIMEOUT", timeout).deadline(DEADLINE)
     }
 }
 

@@ -43,6 +43,23 @@ fn killed_vmm_ends_the_container_with_an_error_that_says_so() {
     bed.assert_nothing_left();
 }
 
+/// Whoever is attached learns of an orderly end: the monitor was not killed for it.
+#[test]
+fn container_whose_monitor_is_stopped_can_be_killed_stopped_and_removed() {
+    let bed = Bed::new();
+    for words in [&["kill", "box"][..], &["stop", "-t", "0", "box"], &["rm", "-f", "box"]] {
+        let words_of_run = ["run", "--name", "box", BUSYBOX, "sh", "-c", "echo ready; sleep 1000"];
+        let mut run = bed.husk(&words_of_run).spawn();
+        run.expect("ready");
+        kill(Pid::from_raw(monitors(&bed)[0].pid), Signal::SIGSTOP).unwrap();
+        bed.husk(words).ok();
+        assert_eq!(run.wait().code, 137, "{words:?}");
+        bed.assert_idle();
+        bed.husk(&["rm", "-f", "box"]).ok();
+    }
+    bed.assert_nothing_left();
+}
+
 #[test]
 fn vmm_killed_while_it_boots_is_an_error_at_once() {
     let bed = Bed::new();
@@ -194,6 +211,8 @@ fn commands_at_work_are_told_that_the_container_went() {
     kill_pid(monitors(&bed)[0].pid);
     // It is down, which is what was asked for.
     assert_eq!(stop.wait().code(0).out(), "box");
+    // Its VMM, which dies with the monitor, may hold its disk for a moment longer.
+    bed.assert_idle();
     bed.husk(&["start", "box"]).ok();
     let mut exec = bed.exec_sh("box", "echo ready; sleep 1000").spawn();
     exec.expect("ready");

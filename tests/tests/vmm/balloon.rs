@@ -1,13 +1,14 @@
 //! The balloon: the host's memory really comes back.
 
-use husk_tests::bare_bed::{Guest, Setup};
+use husk_tests::bare_bed::{Guest, Setup, Size};
 use husk_vmm::control::{ClientError, Request};
 use husk_vmm::process::{EXIT_DESERTED, EXIT_GUEST, EXIT_KVM};
 
 use super::{DEADLINE, kvm_or_skip, pass, start};
 
 fn setup(case: &str) -> Setup {
-    Setup { rng: false, balloon: Some(0), memory_mib: 128, ..Setup::new(case) }
+    let size = Size { balloon_mib: Some(0), memory_mib: 128, ..Size::default() };
+    Setup { rng: false, size, ..Setup::new(case) }
 }
 
 /// Of the guest's memory, what the host has given: by the memory's file, and by the VMM's own account,
@@ -65,11 +66,24 @@ fn target_beyond_the_guests_memory_is_refused() {
     guest.command(Request::Stop);
 }
 
+#[test]
+fn guest_that_gives_nothing_is_told_from_one_that_was_asked_for_nothing() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&setup("hello linger=1"), kvm);
+    guest.expect("PASSED", DEADLINE);
+    guest.command(Request::BalloonTarget { mib: 32 });
+    let number = |name| guest.counter("balloon", name);
+    let names = ["target_pages", "actual_pages", "inflated_pages", "discarded_bytes"];
+    assert_eq!(names.map(number), [8192, 0, 0, 0]);
+    guest.command(Request::Stop);
+}
+
 /// What becomes of such a guest is its own affair: it is contained, and the VMM answers.
 #[test]
 fn guest_that_gives_its_own_code_away_harms_only_itself() {
     let kvm = kvm_or_skip!();
-    let setup = Setup { memory_mib: 32, ..setup("balloon-suicide mib=32") };
+    let mut setup = setup("balloon-suicide mib=32");
+    setup.size.memory_mib = 32;
     let mut guest = start(&setup, kvm);
     guest.expect("goodbye", DEADLINE);
     std::thread::sleep(std::time::Duration::from_millis(500));

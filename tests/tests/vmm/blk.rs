@@ -3,9 +3,9 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 
-use husk_tests::bare_bed::Setup;
+use husk_tests::bare_bed::{Guest, Held, Setup};
 use husk_tests::wait::{at_rest, eventually};
-use husk_vmm::control::Request;
+use husk_vmm::control::{ClientError, Request};
 use husk_vmm::rate_limit::{Limit, Limits};
 use husk_vmm::virtio::blk::EngineKind;
 
@@ -166,17 +166,73 @@ fn limits_of_a_running_disk_can_change() {
     assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
 }
 
+/// Reads without end, eight requests at a time, each of which leaves other bytes in memory.
+fn endless_reads(engine: EngineKind, folder: &tempfile::TempDir) -> Setup {
+    let mut setup = disk("speed-blk-read mib=1000000", folder);
+    setup.disks[0].engine = engine;
+    let image: Vec<u8> = (0..4_u32 << 20).map(|at| (at >> 17).to_le_bytes()[0]).collect();
+    fs::write(&setup.disks[0].path, image).unwrap();
+    setup
+}
+
+fn expect_reads(guest: &Guest, before: u64) {
+    let look = || (guest.counter("block", "reads") > before).then_some(());
+    eventually("the disk is read", look);
+}
+
 #[test]
-fn disk_rests_while_the_machine_is_paused() {
+fn nothing_changes_guest_memory_while_the_machine_is_paused() {
+    for engine in ENGINES {
+        let kvm = kvm_or_skip!();
+        let folder = folder();
+        let guest = start(&endless_reads(engine, &folder), kvm);
+        let mut before = 0;
+        for _ in 0..5 {
+            expect_reads(&guest, before);
+            guest.command(Request::Pause);
+            let memory = guest.memory();
+            before = guest.counter("block", "reads");
+            assert!(guest.memory() == memory, "{engine:?}: memory changed");
+            assert_eq!(guest.counter("block", "reads"), before, "{engine:?}: it reads on");
+            guest.command(Request::Resume);
+        }
+        guest.command(Request::Stop);
+        assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
+    }
+}
+
+#[test]
+fn pause_is_refused_while_a_disk_hangs_and_the_guest_goes_on() {
     let kvm = kvm_or_skip!();
     let folder = folder();
-    let guest = start(&disk(&format!("speed-blk-read mib={ENDLESS_MIB}"), &folder), kvm);
-    let reads = || guest.counter("block", "reads");
-    eventually("the disk is read", || (reads() > 0).then_some(()));
+    let guest = start(&endless_reads(EngineKind::Threads, &folder), kvm);
+    expect_reads(&guest, 0);
+    // At its request, or without one.
+    let calls = [libc::SYS_preadv, libc::SYS_futex];
+    let held = match Held::threads(guest.pid(), "disk-", &calls) {
+        Ok(held) => held,
+        Err(error) => return eprintln!("SKIPPED: hold the threads of a disk: {error}"),
+    };
+    assert_eq!(held.count(), 4);
+    let refusal = || match guest.control().command(Request::Pause, DEADLINE) {
+        Err(ClientError::Refused { reason }) => Some(reason),
+        // The guest had nothing at work, and is about to.
+        Ok(()) => {
+            guest.command(Request::Resume);
+            None
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let reason = eventually("a pause is refused", refusal);
+    assert!(reason.contains("disk0"), "{reason}");
+    let before = guest.counter("block", "reads");
+    drop(held);
+    expect_reads(&guest, before + 20);
     guest.command(Request::Pause);
-    let paused = at_rest("the disk", reads);
+    let memory = guest.memory();
+    assert!(guest.memory() == memory, "memory changed");
     guest.command(Request::Resume);
-    eventually("it goes on", || (reads() > paused).then_some(()));
+    expect_reads(&guest, guest.counter("block", "reads"));
     guest.command(Request::Stop);
     assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
 }

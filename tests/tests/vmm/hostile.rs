@@ -1,7 +1,7 @@
 //! Drivers that do what no honest one does, to each device: the machine outlives them, and the device
 //! works after a reset.
 
-use husk_tests::bare_bed::{Setup, Tap};
+use husk_tests::bare_bed::{Setup, Size, Tap};
 use husk_vmm::control::Request;
 
 use super::{DEADLINE, folder, kvm_or_skip, pass, start};
@@ -75,13 +75,15 @@ fn vsock_device_outlives_every_hostile_move() {
 
 #[test]
 fn balloon_outlives_every_hostile_move() {
-    let setup = |case: &str| Some(Setup { rng: false, balloon: Some(0), ..Setup::new(case) });
+    let size = Size { balloon_mib: Some(0), ..Size::default() };
+    let setup = |case: &str| Some(Setup { rng: false, size, ..Setup::new(case) });
     attack(5, &["queue=0", "queue=1", "queue=2 features=0x20"], setup);
 }
 
 #[test]
 fn memory_device_outlives_every_hostile_move() {
-    let setup = |case: &str| Some(Setup { rng: false, hotplug_mib: 128, ..Setup::new(case) });
+    let size = Size { hotplug_mib: 128, ..Size::default() };
+    let setup = |case: &str| Some(Setup { rng: false, size, ..Setup::new(case) });
     attack(24, &["queue=0"], setup);
 }
 
@@ -145,6 +147,37 @@ fn kick_storm_and_ring_flood_take_no_memory() {
 }
 
 #[test]
+fn guest_that_floods_every_device_does_not_keep_the_host_from_what_it_wants() {
+    let folder = folder();
+    let kvm = kvm_or_skip!();
+    let case = Setup::new("hostile-endless");
+    let size = Size { balloon_mib: Some(0), hotplug_mib: 128, ..Size::default() };
+    let setup = Setup { vsock: true, console: true, size, ..case };
+    let guest = start(&setup.disk(&folder, 4), kvm);
+    guest.expect("flooding", DEADLINE);
+    let resets = || -> u64 {
+        let devices = guest.statistics().devices;
+        devices.iter().filter_map(|device| device.counters.get("transport_resets")).sum()
+    };
+    // The flood goes on while the host asks, and after a pause.
+    for _ in 0..3 {
+        let before = resets();
+        let more = husk_tests::wait::within(DEADLINE, || (resets() > before).then_some(()));
+        assert!(more.is_some(), "the guest floods no more");
+        guest.command(Request::BalloonTarget { mib: 1 });
+        guest.command(Request::MemTarget { mib: 128 });
+        guest.command(Request::Pause);
+        let paused = resets();
+        assert_eq!(resets(), paused);
+        guest.command(Request::MemTarget { mib: 0 });
+        guest.command(Request::Resume);
+    }
+    guest.command(Request::Stop);
+    let ended = guest.finish(DEADLINE);
+    assert!(ended.status.is_some_and(|status| status.success()), "{ended}");
+}
+
+#[test]
 fn noise_of_many_seeds_is_survived() {
     for seed in 1..20 {
         pass(&Setup::new(&format!("hostile-noise seed={seed} rounds=50")));
@@ -158,9 +191,9 @@ fn noise_of_many_seeds_is_survived() {
             let setup = match kind {
                 2 => setup.disk(&folder, 4),
                 3 => Setup { console: true, ..setup },
-                5 => Setup { balloon: Some(0), ..setup },
+                5 => setup.sized(Size { balloon_mib: Some(0), ..Size::default() }),
                 19 => Setup { vsock: true, ..setup },
-                _ => Setup { hotplug_mib: 128, ..setup },
+                _ => setup.sized(Size { hotplug_mib: 128, ..Size::default() }),
             };
             pass(&setup);
         }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use husk_tests::bare_bed::Setup;
+use husk_tests::bare_bed::{Setup, Size};
 
 use super::{DEADLINE, kvm_or_skip, start};
 
@@ -21,7 +21,7 @@ fn threads(process: &str) -> Vec<PathBuf> {
 #[test]
 fn every_thread_of_a_running_vmm_is_in_the_jail() {
     let kvm = kvm_or_skip!();
-    let guest = start(&Setup { vcpus: 3, ..Setup::new("halt") }, kvm);
+    let guest = start(&Setup::new("halt").sized(Size { vcpus: 3, ..Size::default() }), kvm);
     guest.expect("halting", DEADLINE);
     let process = format!("/proc/{}", guest.pid());
     let threads = threads(&process);

@@ -1,6 +1,6 @@
 //! What the VMM's process leaves behind, and what it does without its monitor.
 
-use husk_tests::bare_bed::{Guest, Setup};
+use husk_tests::bare_bed::{Guest, Setup, Size};
 use husk_vmm::control::Event;
 
 use super::{DEADLINE, kvm_or_skip, start};
@@ -54,7 +54,8 @@ fn of_each_thread(pid: u32, field: &str) -> Vec<String> {
 fn every_thread_of_a_running_machine_is_filtered_and_has_no_capability() {
     let kvm = kvm_or_skip!();
     let folder = super::folder();
-    let mut setup = Setup { vcpus: 2, vsock: true, ..Setup::new("blk-identity linger=1") };
+    let size = Size { vcpus: 2, ..Size::default() };
+    let mut setup = Setup { size, vsock: true, ..Setup::new("blk-identity linger=1") };
     setup = setup.disk(&folder, 1);
     setup.disks[0].engine = husk_vmm::virtio::blk::EngineKind::Threads;
     let guest = start(&setup, kvm);
@@ -122,15 +123,16 @@ fn many_machines_run_beside_each_other() {
 
 #[test]
 fn machine_that_cannot_be_is_refused_in_one_line() {
-    for (what, setup) in [
-        ("memory", Setup { memory_mib: 31, ..bare("hello") }),
-        ("memory", Setup { memory_mib: u32::MAX, ..bare("hello") }),
-        ("CPUs", Setup { vcpus: 0, ..bare("hello") }),
-        ("CPUs", Setup { vcpus: 1000, ..bare("hello") }),
-        ("balloon", Setup { balloon: Some(64), ..bare("hello") }),
+    let usual = Size::default();
+    for (what, size) in [
+        ("memory", Size { memory_mib: 31, ..usual }),
+        ("memory", Size { memory_mib: u32::MAX, ..usual }),
+        ("CPUs", Size { vcpus: 0, ..usual }),
+        ("CPUs", Size { vcpus: 1000, ..usual }),
+        ("balloon", Size { balloon_mib: Some(64), ..usual }),
     ] {
         let kvm = kvm_or_skip!();
-        let ended = start(&setup, kvm).finish(DEADLINE);
+        let ended = start(&bare("hello").sized(size), kvm).finish(DEADLINE);
         let status = ended.status.expect("the VMM ends by itself");
         assert_eq!(status.code(), Some(husk_vmm::process::EXIT_REFUSED.into()), "{ended}");
         assert_eq!(ended.stderr.lines().count(), 1, "{ended}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use husk_tests::bare_bed::{Ended, Protocol, Setup};
+use husk_tests::bare_bed::{Ended, Kernel, Protocol, Setup, Size};
 use husk_tests::wait::{at_rest, eventually};
 use husk_vmm::control::{Event, Request};
 use husk_vmm::process::EXIT_GUEST;
@@ -23,7 +23,9 @@ fn number(ended: &Ended, words: &str) -> u64 {
 fn guest_starts_by_either_entry_with_its_command_line() {
     for (protocol, name) in [(Protocol::Linux, "linux"), (Protocol::Pvh, "pvh")] {
         let case = "hello one=1 two=2";
-        let Some(ended) = pass(&Setup { protocol, ..bare(case) }) else { return };
+        let Some(ended) = pass(&Setup { kernel: Kernel::BareMetal(protocol), ..bare(case) }) else {
+            return;
+        };
         assert_eq!(ended.values("protocol "), [name]);
         assert!(ended.values("command line ")[0].starts_with("case=hello one=1 two=2"), "{ended}");
     }
@@ -40,7 +42,9 @@ fn command_line_names_the_slot_of_each_device() {
 fn memory_is_as_much_as_configured_and_all_of_it_is_memory() {
     for protocol in [Protocol::Linux, Protocol::Pvh] {
         for mib in [32, 64, 200] {
-            let setup = Setup { memory_mib: mib, protocol, ..bare("memory") };
+            let size = Size { memory_mib: mib, ..Size::default() };
+            let kernel = Kernel::BareMetal(protocol);
+            let setup = Setup { size, kernel, ..bare("memory") };
             let Some(ended) = pass(&setup) else { return };
             let kib = number(&ended, "total ");
             // Less what a PC has below 1 MiB.
@@ -51,8 +55,8 @@ fn memory_is_as_much_as_configured_and_all_of_it_is_memory() {
 
 #[test]
 fn memory_beyond_the_hole_is_above_4_gib() {
-    let setup = Setup { memory_mib: 3 * 1024 + 256, ..bare("memory") };
-    let Some(ended) = pass(&setup) else { return };
+    let size = Size { memory_mib: 3 * 1024 + 256, ..Size::default() };
+    let Some(ended) = pass(&bare("memory").sized(size)) else { return };
     assert_eq!(ended.values("memory 0x100000000 "), ["0x10000000"], "{ended}");
 }
 
@@ -79,7 +83,7 @@ fn hypervisor_is_kvm_with_its_clock() {
 fn other_processors_start_as_those_of_a_pc_do() {
     for vcpus in [2, 32] {
         let case = format!("processors cpus={vcpus}");
-        pass(&Setup { vcpus, ..bare(&case) });
+        pass(&bare(&case).sized(Size { vcpus, ..Size::default() }));
     }
 }
 

@@ -1,6 +1,6 @@
 //! The memory device: a machine that grows and shrinks, and no guest that takes more than it was granted.
 
-use husk_tests::bare_bed::{Guest, Setup};
+use husk_tests::bare_bed::{Guest, Setup, Size};
 use husk_tests::wait::within;
 use husk_vmm::control::{ClientError, Request};
 
@@ -13,7 +13,15 @@ const CHUNK_MIB: u32 = 128;
 
 fn setup(case: &str) -> Setup {
     let hotplug_mib = 2 * CHUNK_MIB;
-    Setup { rng: false, memory_mib: MEMORY_MIB, hotplug_mib, ..Setup::new(case) }
+    let size = Size { memory_mib: MEMORY_MIB, hotplug_mib, ..Size::default() };
+    Setup { rng: false, size, ..Setup::new(case) }
+}
+
+/// With a chunk from the start.
+fn plugged(case: &str) -> Setup {
+    let setup = setup(case);
+    let size = Size { plugged_mib: CHUNK_MIB, ..setup.size };
+    setup.sized(size)
 }
 
 fn grant(guest: &Guest, mib: u32) {
@@ -100,7 +108,7 @@ fn devices_use_granted_memory_and_no_other() {
 #[test]
 fn memory_that_is_there_from_the_start_is_granted_before_the_guest_runs() {
     let kvm = kvm_or_skip!();
-    let guest = start(&Setup { plugged_mib: CHUNK_MIB, ..setup("mem-plug") }, kvm);
+    let guest = start(&plugged("mem-plug"), kvm);
     guest.expect("plugged", DEADLINE);
     grant(&guest, 0);
     guest.finish(DEADLINE).expect_passed();
@@ -118,6 +126,23 @@ fn machine_that_is_paused_grows_and_shrinks() {
     guest.command(Request::Resume);
     guest.expect("plugged", DEADLINE);
     grant(&guest, 0);
+    guest.finish(DEADLINE).expect_passed();
+}
+
+#[test]
+fn memory_that_the_guest_keeps_is_told_from_what_was_asked_back() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&plugged("mem-plug"), kvm);
+    guest.expect("plugged", DEADLINE);
+    // So that it cannot unplug anything.
+    guest.command(Request::Pause);
+    grant(&guest, 0);
+    let names = ["requested_bytes", "plugged_bytes", "usable_bytes"];
+    let numbers = || names.map(|name| guest.counter("mem", name));
+    let kept = u64::from(CHUNK_MIB) << 20;
+    assert_eq!(numbers(), [0, kept, kept]);
+    guest.command(Request::Resume);
+    guest.expect("unplugged", DEADLINE);
     guest.finish(DEADLINE).expect_passed();
 }
 

@@ -8,7 +8,7 @@ use husk_vmm::virtio::net::Mac;
 use super::{DEADLINE, kvm_or_skip, pass, start};
 
 /// `None`, loudly, where no tap can be made.
-fn with_tap(case: &str) -> Option<Setup> {
+pub fn with_tap(case: &str) -> Option<Setup> {
     match Tap::new() {
         Ok(tap) => Some(Setup { rng: false, tap: Some(tap), ..Setup::new(case) }),
         Err(error) => {
@@ -73,16 +73,26 @@ fn frames_from_the_address_of_another_are_dropped_and_counted() {
 
 #[test]
 fn limits_of_a_running_card_can_change() {
-    let Some(setup) = with_tap("net-ping pings=60 linger=1") else { return };
+    let Some(setup) = with_tap("net-ping pings=65000 linger=1") else { return };
     let kvm = kvm_or_skip!();
     let guest = start(&setup, kvm);
-    let slow = Limit { size: 4, one_time_burst: 0, refill_ms: 40 };
-    let limits = Limits { bytes: None, operations: Some(slow) };
-    let mac = Mac([2, 0, 0, 0, 0, 1]);
-    guest.command(Request::NetLimits { mac, rx: limits, tx: limits });
-    guest.expect("PASSED", DEADLINE);
-    let throttled = guest.counter("net", "rx_throttled") + guest.counter("net", "tx_throttled");
-    assert!(throttled > 0, "{:?}", guest.statistics());
+    let sent = |more: u64| {
+        let look = || (guest.counter("net", "tx_packets") >= more).then_some(());
+        husk_tests::wait::eventually("packets are sent", look);
+    };
+    let limit = |limits| {
+        let mac = Mac([2, 0, 0, 0, 0, 1]);
+        guest.command(Request::NetLimits { mac, rx: limits, tx: limits });
+    };
+    sent(2);
+    // A packet in a second; the guest waits five for an answer.
+    let slow = Limit { size: 1, one_time_burst: 0, refill_ms: 1000 };
+    limit(Limits { bytes: None, operations: Some(slow) });
+    let throttled = || guest.counter("net", "rx_throttled") + guest.counter("net", "tx_throttled");
+    let look = || (throttled() > 0).then_some(());
+    husk_tests::wait::eventually("packets wait", look);
+    limit(Limits::default());
+    sent(guest.counter("net", "tx_packets") + 20);
     guest.command(Request::Stop);
-    guest.finish(DEADLINE);
+    assert!(guest.finish(DEADLINE).status.is_some_and(|status| status.success()));
 }

@@ -23,7 +23,9 @@ pub struct Call {
 pub enum Request {
     /// Lets the processors of a machine begin that was built to wait.
     Start,
-    /// Stops every processor and all devices, until [`Self::Resume`].
+    /// Stops every processor and all devices, until [`Self::Resume`]. Guest memory changes no more when
+    /// the reply comes, but for what a vhost-user back end still does. Refused, and the guest goes on,
+    /// where what was begun takes longer than some seconds.
     Pause,
     /// Lets them go on.
     Resume,

@@ -7,7 +7,7 @@ use virtio_queue::Queue;
 use super::guest::{Subject, play};
 use crate::Memory;
 use crate::virtio::net::Mac;
-use crate::virtio::net::core::header::{F_NEEDS_CSUM, GSO_NONE, HEADER_LEN, Header};
+use crate::virtio::net::core::header::{F_NEEDS_CSUM, GSO_NONE, HEADER_LEN, Header, MIN_GSO_SIZE};
 use crate::virtio::net::core::receive::Receiver;
 use crate::virtio::net::core::transmit::Transmitter;
 use crate::virtio::net::core::{
@@ -115,7 +115,7 @@ impl Port for Wire {
             assert!(self.offloads.checksum && field + 2 <= frame.len(), "a checksum outside");
         }
         let segments = [(1, self.offloads.tso4), (4, self.offloads.tso6)];
-        let agreed = segments.contains(&(header.gso_type, true)) && header.gso_size > 0;
+        let agreed = segments.contains(&(header.gso_type, true)) && header.gso_size >= MIN_GSO_SIZE;
         assert!(header.gso_type == GSO_NONE || agreed, "segments that were not agreed on");
         match (self.full, self.refuses) {
             (true, _) => Sent::Full,

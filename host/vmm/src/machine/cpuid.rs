@@ -11,13 +11,15 @@ use super::MachineError;
 /// A register of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Register {
+    Eax,
     Ebx,
     Ecx,
+    Edx,
 }
 
 /// Features that are not the guest's: leaf, subleaf, register, bits. Intel SDM 2A "CPUID"; AMD APM 3
 /// appendix E.
-const HIDDEN: [(u32, u32, Register, u32); 4] = [
+const HIDDEN: [(u32, u32, Register, u32); 9] = [
     // MONITOR would let the guest keep a processor of the host for itself; VMX is a hypervisor's, and
     // the most intricate part of KVM; PDCM announces performance counters.
     (0x1, 0, Register::Ecx, 1 << 3 | 1 << 5 | 1 << 15),
@@ -25,13 +27,24 @@ const HIDDEN: [(u32, u32, Register, u32); 4] = [
     (0x7, 0, Register::Ebx, 1 << 2 | 1 << 25),
     // SGX launch control.
     (0x7, 0, Register::Ecx, 1 << 30),
+    // AMX, and the state that it needs: KVM has that for a process that asked for it, and before Linux
+    // 6.4 tells all others of half of it. A kernel faults when it enables that half.
+    (0x7, 0, Register::Edx, 1 << 22 | 1 << 24 | 1 << 25),
+    (0x7, 1, Register::Eax, 1 << 21),
+    (0x7, 1, Register::Edx, 1 << 8),
+    (0xd, 0, Register::Eax, 1 << 17 | 1 << 18),
+    (0xd, 1, Register::Eax, 1 << 4),
     // SVM, three kinds of performance counters, MONITORX; as above.
     (0x8000_0001, 0, Register::Ecx, 1 << 2 | 1 << 23 | 1 << 24 | 1 << 28 | 1 << 29),
 ];
 
-/// Leaves that say nothing here: MONITOR, performance counters, SGX, processor trace, a second
-/// topology of Intel's, SVM, performance counters and a second topology of AMD's.
-const EMPTY: [u32; 8] = [0x5, 0xa, 0x12, 0x14, 0x1f, 0x8000_000a, 0x8000_0022, 0x8000_0026];
+/// Leaves that say nothing here: MONITOR, performance counters, SGX, processor trace, AMX, a second
+/// topology of Intel's, SVM, encrypted memory, which this machine has not got and whose registers fault,
+/// performance counters and a second topology of AMD's.
+const EMPTY: [u32; 11] =
+    [0x5, 0xa, 0x12, 0x14, 0x1d, 0x1e, 0x1f, 0x8000_000a, 0x8000_001f, 0x8000_0022, 0x8000_0026];
+/// Leaf 0xd, the state of AMX: its configuration and its tiles.
+const AMX_STATE: [u32; 2] = [17, 18];
 
 /// Leaf 1, ECX: a hypervisor is present.
 const HYPERVISOR: u32 = 1 << 31;
@@ -118,13 +131,17 @@ pub(super) fn is_amd(answers: &CpuId) -> bool {
 fn hide(entry: &mut kvm_cpuid_entry2) {
     for (leaf, subleaf, register, bits) in HIDDEN {
         if (entry.function, entry.index) == (leaf, subleaf) {
-            match register {
-                Register::Ebx => entry.ebx &= !bits,
-                Register::Ecx => entry.ecx &= !bits,
-            }
+            let register = match register {
+                Register::Eax => &mut entry.eax,
+                Register::Ebx => &mut entry.ebx,
+                Register::Ecx => &mut entry.ecx,
+                Register::Edx => &mut entry.edx,
+            };
+            *register &= !bits;
         }
     }
-    if EMPTY.contains(&entry.function) {
+    let amx_state = entry.function == 0xd && AMX_STATE.contains(&entry.index);
+    if amx_state || EMPTY.contains(&entry.function) {
         (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
     }
 }
@@ -218,14 +235,23 @@ mod tests {
             entry(4, 2, [0; 4]),
             entry(5, 0, all),
             entry(7, 0, all),
+            entry(7, 1, all),
             entry(0xa, 0, all),
             entry(0xb, 0, all),
+            entry(0xd, 0, all),
+            entry(0xd, 1, all),
+            entry(0xd, 2, all),
+            entry(0xd, 17, all),
+            entry(0xd, 18, all),
+            entry(0x1d, 1, all),
+            entry(0x1e, 0, all),
             entry(0x1f, 0, all),
             entry(0x8000_0001, 0, all),
             entry(0x8000_0008, 0, all),
             entry(0x8000_000a, 0, all),
             entry(0x8000_001d, 3, [0x163, 0, 0, 0]),
             entry(0x8000_001e, 0, all),
+            entry(0x8000_001f, 0, all),
         ])
         .unwrap()
     }
@@ -233,6 +259,10 @@ mod tests {
     fn find(entries: &[kvm_cpuid_entry2], function: u32, index: u32) -> kvm_cpuid_entry2 {
         let same = |entry: &&kvm_cpuid_entry2| (entry.function, entry.index) == (function, index);
         *entries.iter().find(same).unwrap()
+    }
+
+    fn registers(entry: kvm_cpuid_entry2) -> [u32; 4] {
+        [entry.eax, entry.ebx, entry.ecx, entry.edx]
     }
 
     #[test]
@@ -288,12 +318,27 @@ mod tests {
             assert_eq!(find(&entries, 1, 0).ecx & (monitor | vmx), 0);
             let svm = 1 << 2;
             assert_eq!(find(&entries, 0x8000_0001, 0).ecx & svm, 0);
-            for leaf in [0x5, 0xa, 0x1f, 0x8000_000a] {
-                let empty = find(&entries, leaf, 0);
-                assert_eq!([empty.eax, empty.ebx, empty.ecx, empty.edx], [0; 4], "{leaf:#x}");
+            for leaf in [0x5, 0xa, 0x1f, 0x8000_000a, 0x8000_001f] {
+                assert_eq!(registers(find(&entries, leaf, 0)), [0; 4], "{leaf:#x}");
             }
             assert_ne!(find(&entries, 1, 0).ecx & HYPERVISOR, 0);
         }
+    }
+
+    #[test]
+    fn of_amx_there_is_neither_the_feature_nor_any_of_its_state() {
+        let entries = answers(&host(b"GenuineIntel"), 0, 1);
+        // Intel SDM 2A, "CPUID": AMX-BF16, AMX-TILE, AMX-INT8, AMX-FP16, AMX-COMPLEX.
+        assert_eq!(find(&entries, 7, 0).edx, !(1 << 22 | 1 << 24 | 1 << 25));
+        assert_eq!(find(&entries, 7, 1).eax, !(1 << 21));
+        assert_eq!(find(&entries, 7, 1).edx, !(1 << 8));
+        // XCR0 takes XTILECFG and XTILEDATA together or not at all; XFD is for AMX alone.
+        assert_eq!(find(&entries, 0xd, 0).eax, !(0b11 << 17));
+        assert_eq!(find(&entries, 0xd, 1).eax, !(1 << 4));
+        for (leaf, index) in [(0xd, 17), (0xd, 18), (0x1d, 1), (0x1e, 0)] {
+            assert_eq!(registers(find(&entries, leaf, index)), [0; 4], "{leaf:#x} {index}");
+        }
+        assert_eq!(registers(find(&entries, 0xd, 2)), [EVERYTHING; 4], "other state stays");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! ```
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::exit::Exit;
 
@@ -106,12 +107,13 @@ impl Gate {
         self.arrived.notify_all();
     }
 
-    /// Waits until every thread waits or has left, or the gate is no longer closed.
-    pub fn wait_for_all(&self) {
+    /// Waits until every thread waits or has left, or the gate is no longer closed. False when that
+    /// took longer than `timeout`.
+    pub fn wait_for_all(&self, timeout: Duration) -> bool {
         let running =
             |state: &mut State| state.position == Position::Closed && state.waiting < state.threads;
-        let state = self.arrived.wait_while(self.lock(), running);
-        drop(state.unwrap_or_else(PoisonError::into_inner));
+        let waited = self.arrived.wait_timeout_while(self.lock(), timeout, running);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Notes how the machine ended, if nobody did before.
@@ -130,9 +132,10 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
 
     #[test]
     fn a_closed_gate_holds_every_thread_until_it_opens() {
@@ -151,7 +154,7 @@ mod tests {
                 })
             })
             .collect();
-        gate.wait_for_all();
+        assert!(gate.wait_for_all(LONG));
         assert_eq!(through.load(Ordering::SeqCst), 0);
         gate.open();
         while through.load(Ordering::SeqCst) < 3 {
@@ -159,14 +162,22 @@ mod tests {
         }
         for _ in 0..100 {
             gate.close();
-            gate.wait_for_all();
+            assert!(gate.wait_for_all(LONG));
             gate.open();
         }
         gate.shut();
         gate.open();
         runners.into_iter().for_each(|runner| runner.join().unwrap());
         gate.close();
-        gate.wait_for_all();
+        assert!(gate.wait_for_all(LONG));
+    }
+
+    #[test]
+    fn a_thread_that_does_not_come_is_not_waited_for_without_end() {
+        let gate = Gate::new(1);
+        assert!(!gate.wait_for_all(Duration::from_millis(1)));
+        gate.leave();
+        assert!(gate.wait_for_all(LONG));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use kvm_bindings::{CpuId, kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -61,11 +62,12 @@ pub struct Running {
 
 impl Running {
     /// Stops the guest: when this returns, no processor is in it, none enters it, and none serves an
-    /// exit. The guest's clocks go on.
-    pub fn pause(&self) {
+    /// exit. The guest's clocks go on. False when one of them took longer than `timeout` for an exit:
+    /// those that come still stop.
+    pub fn pause(&self, timeout: Duration) -> bool {
         self.surroundings.gate.close();
         self.kick();
-        self.surroundings.gate.wait_for_all();
+        self.surroundings.gate.wait_for_all(timeout)
     }
 
     /// The guest goes on.

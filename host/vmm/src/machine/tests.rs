@@ -275,7 +275,7 @@ fn bytes_to_the_serial_port_arrive_and_a_reset_ends_the_machine() {
 fn a_guest_without_exits_is_paused_resumed_and_stopped() {
     let Some(mut guest) = Guest::start(COUNT, 1) else { return };
     guest.wait_for_data(|count| count > 0);
-    in_time("pause", || guest.running.pause());
+    assert!(guest.running.pause(LONG));
     let count = guest.data();
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(guest.data(), count, "the guest runs while it is paused");
@@ -295,11 +295,11 @@ fn no_pause_and_no_stop_is_lost() {
     let Some(mut guest) = Guest::start(COUNT, 2) else { return };
     in_time("pausing often", || {
         for _ in 0..300 {
-            guest.running.pause();
+            assert!(guest.running.pause(LONG));
             guest.running.resume();
         }
-        guest.running.pause();
-        guest.running.pause();
+        assert!(guest.running.pause(LONG));
+        assert!(guest.running.pause(LONG));
     });
     let count = guest.data();
     guest.running.resume();
@@ -307,7 +307,7 @@ fn no_pause_and_no_stop_is_lost() {
     in_time("stop", || {
         guest.running.stop();
         guest.running.stop();
-        guest.running.pause();
+        assert!(guest.running.pause(LONG));
         guest.running.resume();
     });
 }
@@ -337,11 +337,11 @@ fn a_kick_before_the_guest_is_entered_is_not_lost() {
 #[test]
 fn a_paused_or_halted_guest_is_stopped() {
     let Some(mut guest) = Guest::start(COUNT, 1) else { return };
-    guest.running.pause();
+    assert!(guest.running.pause(LONG));
     in_time("stop", || guest.running.stop());
     let Some(guest) = Guest::start(HALT, 1) else { return };
     in_time("pause and drop", move || {
-        guest.running.pause();
+        assert!(guest.running.pause(LONG));
         guest.running.resume();
         drop(guest);
     });
@@ -351,7 +351,7 @@ fn a_paused_or_halted_guest_is_stopped() {
 fn a_triple_fault_is_told() {
     let Some(guest) = Guest::start(TRIPLE_FAULT, 1) else { return };
     assert_eq!(guest.wait(), Exit::TripleFault);
-    in_time("pause", || guest.running.pause());
+    assert!(guest.running.pause(LONG));
     assert_eq!(guest.exits("shutdown"), 1);
 }
 
@@ -476,7 +476,7 @@ fn a_prepared_machine_waits_to_be_resumed() {
     let legacy = Legacy::new(None).unwrap();
     let running = machine.prepare(enter, &legacy, nothing_to_set_up()).unwrap();
     let count = || memory.read_obj::<u32>(GuestAddress(DATA)).unwrap();
-    in_time("pause", || running.pause());
+    assert!(running.pause(LONG));
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(count(), 0);
     assert_eq!(running.stats().exits["interrupted"], 0);
@@ -547,7 +547,7 @@ fn processors_do_all_their_work_within_the_filter_of_system_calls() {
         let Some(kvm) = open_kvm() else { return };
         let mut guest = start(&memory(code), kvm);
         for _ in 0..20 {
-            in_time("pause", || guest.running.pause());
+            assert!(guest.running.pause(LONG));
             guest.running.resume();
         }
         in_time("stop", || guest.running.stop());
@@ -616,7 +616,7 @@ fn a_machine_has_thirty_two_processors() {
     let Some(mut guest) = Guest::start(COUNT, 32) else { return };
     guest.wait_for_data(|count| count > 0);
     std::thread::sleep(Duration::from_millis(50));
-    in_time("pause", || guest.running.pause());
+    assert!(guest.running.pause(LONG));
     assert!(guest.exits("again") < 1000, "those that wait to be woken keep the host busy");
     in_time("stop", || guest.running.stop());
 }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use super::descriptors::Descriptors;
 use crate::Memory;
@@ -46,6 +47,17 @@ enum Name {
     Share(String),
     /// There is one of the kind.
     Only,
+}
+
+/// Empty where there is but one.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(name) | Self::Share(name) => f.write_str(name),
+            Self::Net(mac) => mac.fmt(f),
+            Self::Only => Ok(()),
+        }
+    }
 }
 
 /// See the module.
@@ -224,15 +236,27 @@ impl Devices {
             let counters = transport.counters().into_iter();
             DeviceStatistics {
                 kind: transport.device().kind().name().to_owned(),
-                name: match name {
-                    Name::Disk(name) | Name::Share(name) => name.clone(),
-                    Name::Net(mac) => mac.to_string(),
-                    Name::Only => String::new(),
-                },
+                name: name.to_string(),
                 counters: counters.map(|(name, number)| (name.to_owned(), number)).collect(),
             }
         };
         self.transports.iter().zip(&self.names).map(numbers).collect()
+    }
+
+    /// Waits until no device writes to guest memory, whose processors are paused.
+    ///
+    /// # Errors
+    /// The device that still did when the time was up, for people.
+    pub fn rest(&self, until: Instant) -> Result<(), String> {
+        for (transport, name) in self.transports.iter().zip(&self.names) {
+            let mut device = transport.device();
+            if !device.rest(until) {
+                return Err(format!("{} device {name}", device.kind().name())
+                    .trim_end()
+                    .to_owned());
+            }
+        }
+        Ok(())
     }
 
     /// Waits for requests in flight: what the guest was told to be written is written.

@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -26,6 +26,8 @@ use crate::machine::{Exit, Running};
 use crate::memory::Ram;
 use crate::virtio::vsock::Progress;
 
+/// How long what is at work may take to end at a pause, which is refused if it takes longer.
+const REST: Duration = Duration::from_secs(5);
 /// Turns of the devices after the guest's end: more than full queues need.
 const LAST_TURNS: usize = 64;
 
@@ -281,12 +283,27 @@ impl Session {
     }
 
     fn pause(&mut self) -> Reply {
-        self.running.pause();
-        self.state = State::Paused;
-        match self.watch_devices(false) {
-            Ok(()) => Reply::Done,
-            Err(error) => refused(&format!("let the devices rest: {error}")),
+        match self.come_to_rest() {
+            Ok(()) => {
+                self.state = State::Paused;
+                Reply::Done
+            }
+            Err(reason) => {
+                self.running.resume();
+                refused(&reason)
+            }
         }
+    }
+
+    /// Nothing of this process changes guest memory when this returns, until the next turn of a device.
+    fn come_to_rest(&self) -> Result<(), String> {
+        let until = Instant::now() + REST;
+        let late = |who: &str| format!("pause: {who} is at work after {} s", REST.as_secs());
+        if !self.running.pause(REST) {
+            return Err(late("a processor of the guest"));
+        }
+        self.devices.rest(until).map_err(|device| late(&format!("the {device}")))?;
+        self.watch_devices(false).map_err(|error| format!("let the devices rest: {error}"))
     }
 
     fn watch_devices(&self, watch: bool) -> nix::Result<()> {

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
 use virtio_queue::Queue;
@@ -111,6 +112,15 @@ pub trait Device: Any + Send {
     /// The driver lets go: nothing touches guest memory or the queues when this returns. May block
     /// until requests in flight are done. Of an inactive device, does nothing.
     fn reset(&mut self);
+
+    /// Waits until nothing of the device writes to guest memory, at most until then, while no processor
+    /// of the guest runs: what is at work is ended and given back, and nothing is begun before the
+    /// device's next turn. False when the time was up. What a device only does in its turns has
+    /// nothing to wait for.
+    fn rest(&mut self, until: Instant) -> bool {
+        let _ = until;
+        true
+    }
 
     /// The guest added to queue `index`, or says so, or the device asked for another turn with
     /// [`Interrupt::again`]. Each queue that there is gets one when the device becomes active. One pass

@@ -27,10 +27,17 @@ pub enum Command {
     Listen {
         /// Port on the host.
         host_port: u32,
+        /// How many of them may wait to be taken; the device refuses the others.
+        backlog: usize,
         /// Where the connections go.
         sink: Box<dyn Offers>,
         /// Gets whether the port was free.
         reply: SyncSender<bool>,
+    },
+    /// One of the connections that wait was taken.
+    Taken {
+        /// Port on the host.
+        host_port: u32,
     },
     /// Take no more connections of the guest.
     Unlisten {
@@ -108,7 +115,7 @@ impl VsockHandle {
         let ready = Arc::new(event_fd(EfdFlags::EFD_SEMAPHORE)?);
         let sink = Box::new(OfferSink { streams: Some(sender), ready: ready.clone() });
         let (reply, answer) = mpsc::sync_channel(1);
-        self.send(Command::Listen { host_port, sink, reply })?;
+        self.send(Command::Listen { host_port, backlog, sink, reply })?;
         match answer.recv() {
             Ok(true) => Ok(VsockListener { host_port, streams, ready, handle: self.clone() }),
             Ok(false) => Err(io::ErrorKind::AddrInUse.into()),
@@ -203,18 +210,25 @@ impl VsockListener {
                 // One count per stream; EAGAIN when the sender has not counted yet is harmless:
                 // the descriptor is then readable once in vain.
                 let _ = self.ready.read();
-                Ok(Some(stream))
+                Ok(Some(self.take(stream)))
             }
             Err(TryRecvError::Empty) => {
                 let _ = self.ready.read();
                 match self.streams.try_recv() {
-                    Ok(stream) => Ok(Some(stream)),
+                    Ok(stream) => Ok(Some(self.take(stream))),
                     Err(TryRecvError::Empty) => Ok(None),
                     Err(TryRecvError::Disconnected) => Err(gone()),
                 }
             }
             Err(TryRecvError::Disconnected) => Err(gone()),
         }
+    }
+
+    /// Makes room for another connection.
+    fn take(&self, stream: UnixStream) -> UnixStream {
+        // A VM that is gone has none.
+        let _ = self.handle.send(Command::Taken { host_port: self.host_port });
+        stream
     }
 }
 
@@ -254,7 +268,7 @@ mod tests {
             let listening = scope.spawn(|| handle.listen(7, backlog).unwrap());
             let sink = loop {
                 match mailbox.next() {
-                    Some(Command::Listen { host_port: 7, sink, reply }) => {
+                    Some(Command::Listen { host_port: 7, sink, reply, .. }) => {
                         reply.send(true).unwrap();
                         break sink;
                     }
@@ -290,6 +304,11 @@ mod tests {
         assert_eq!(first.read(&mut [0]).unwrap(), 0);
         assert!(listener.try_accept().unwrap().is_some());
         assert!(listener.try_accept().unwrap().is_none());
+        // The device learns how many were taken.
+        for _ in 0..2 {
+            assert!(matches!(mailbox.next(), Some(Command::Taken { host_port: 7 })));
+        }
+        assert!(mailbox.next().is_none());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! stream's socket is held by who uses it.
 //!
 //! ```text
-//! VsockHandle --> mailbox --> relay --Connect+fd, Listen, Unlisten--> device
-//! VsockListener <-- sink <--- relay <--Listening, Offer+fd----------- device
+//! VsockHandle --> mailbox --> relay --Connect+fd, Listen, Taken, Unlisten--> device
+//! VsockListener <-- sink <--- relay <--Listening, Offer+fd------------------ device
 //! ```
 
 use std::collections::HashMap;
@@ -25,6 +25,10 @@ use super::muxer::Muxer;
 use super::streams::Streams;
 use crate::channel::{Channel, ChannelError, Received};
 
+/// Reports that are heard before the device is told what waits: a guest can bring about as many as it
+/// likes.
+const MAX_HEARD: usize = 64;
+
 /// What the device is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
@@ -36,6 +40,13 @@ pub enum Order {
     },
     /// Take connections of the guest.
     Listen {
+        /// Port on the host.
+        host_port: u32,
+        /// How many of them may wait to be taken.
+        backlog: usize,
+    },
+    /// One of those that wait was taken.
+    Taken {
         /// Port on the host.
         host_port: u32,
     },
@@ -134,9 +145,9 @@ impl Relay {
         }
     }
 
-    /// False when the device is gone.
+    /// Hears what the device has to say, or the first of it. False when the device is gone.
     fn hear(&mut self) -> Result<bool, RelayError> {
-        loop {
+        for _ in 0..MAX_HEARD {
             match self.channel.receive()? {
                 Received::Nothing => return Ok(true),
                 Received::End => return Ok(false),
@@ -145,7 +156,7 @@ impl Relay {
                 }
                 Received::Message(Report::Offer { host_port }, Some(stream)) => {
                     check_stream(&stream)?;
-                    // Dropped when nobody listens any more, or the backlog is full.
+                    // Dropped when nobody listens any more. The device itself keeps to the backlog.
                     if let Some(sink) = self.sinks.get(&host_port) {
                         sink.offer(stream.into());
                     }
@@ -156,6 +167,7 @@ impl Relay {
                 Received::Message(..) | Received::Stripped(_) => return Err(RelayError::Stream),
             }
         }
+        Ok(true)
     }
 
     fn on_listening(&mut self, host_port: u32, free: bool) {
@@ -185,15 +197,16 @@ impl Relay {
             Command::Connect { guest_port, stream } => {
                 self.send(Order::Connect { guest_port }, Some(stream.into()))
             }
-            Command::Listen { host_port, sink, reply } => {
+            Command::Listen { host_port, backlog, sink, reply } => {
                 if self.asked.contains_key(&host_port) {
                     // Who asked waits for this.
                     let _ = reply.send(false);
                     return Ok(());
                 }
                 self.asked.insert(host_port, (sink, reply));
-                self.send(Order::Listen { host_port }, None)
+                self.send(Order::Listen { host_port, backlog }, None)
             }
+            Command::Taken { host_port } => self.send(Order::Taken { host_port }, None),
             Command::Unlisten { host_port } => {
                 self.sinks.remove(&host_port);
                 self.send(Order::Unlisten { host_port }, None)
@@ -241,7 +254,7 @@ struct RemoteSink {
 }
 
 impl Offers for RemoteSink {
-    /// Refused when the other process does not receive: the socket's room is the backlog.
+    /// Refused when the other process does not receive.
     fn offer(&self, stream: UnixStream) -> bool {
         let report = Report::Offer { host_port: self.host_port };
         self.channel.send(&report, Some(stream.as_fd())).unwrap_or(false)
@@ -279,10 +292,11 @@ impl Remote {
                 Received::Message(Order::Connect { guest_port }, Some(stream)) => {
                     Command::Connect { guest_port, stream: stream.into() }
                 }
-                Received::Message(Order::Listen { host_port }, None) => {
-                    self.listen(muxer, streams, epoll, host_port);
+                Received::Message(Order::Listen { host_port, backlog }, None) => {
+                    self.listen(muxer, streams, epoll, (host_port, backlog));
                     continue;
                 }
+                Received::Message(Order::Taken { host_port }, None) => Command::Taken { host_port },
                 Received::Message(Order::Unlisten { host_port }, None) => {
                     Command::Unlisten { host_port }
                 }
@@ -301,10 +315,16 @@ impl Remote {
         self.channel.close();
     }
 
-    fn listen(&mut self, muxer: &mut Muxer, streams: &mut Streams, epoll: &Epoll, host_port: u32) {
+    fn listen(
+        &mut self,
+        muxer: &mut Muxer,
+        streams: &mut Streams,
+        epoll: &Epoll,
+        (host_port, backlog): (u32, usize),
+    ) {
         let sink = Box::new(RemoteSink { host_port, channel: self.channel.clone() });
         let (reply, answer) = mpsc::sync_channel(1);
-        streams.execute(muxer, epoll, Command::Listen { host_port, sink, reply });
+        streams.execute(muxer, epoll, Command::Listen { host_port, backlog, sink, reply });
         let free = answer.try_recv().unwrap_or(false);
         self.held = Some(Report::Listening { host_port, free });
     }

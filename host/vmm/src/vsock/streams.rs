@@ -27,11 +27,29 @@ struct Stream {
     read_ended: bool,
 }
 
+/// A port of the host that somebody listens to.
+#[derive(Debug)]
+struct Listener {
+    sink: Box<dyn Offers>,
+    backlog: usize,
+    /// Connections that were handed over and not taken yet.
+    waiting: usize,
+}
+
+impl Listener {
+    /// Hands a connection over. False when there is no room for it.
+    fn offer(&mut self, stream: UnixStream) -> bool {
+        let offered = self.waiting < self.backlog && self.sink.offer(stream);
+        self.waiting += usize::from(offered);
+        offered
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Streams {
     sockets: HashMap<ConnectionId, Stream>,
-    sinks: HashMap<u32, Box<dyn Offers>>,
+    listeners: HashMap<u32, Listener>,
 }
 
 /// The epoll datum of a connection. Ports of the host are never `u32::MAX`, so datums whose upper
@@ -70,13 +88,18 @@ impl Streams {
                 // Dropping the stream tells the caller.
                 Err(error) => tracing::warn!(%error, "vsock connection refused"),
             },
-            Command::Listen { host_port, sink, reply } => {
+            Command::Listen { host_port, backlog, sink, reply } => {
                 let free = muxer.listen(host_port);
                 if free {
-                    self.sinks.insert(host_port, sink);
+                    self.listeners.insert(host_port, Listener { sink, backlog, waiting: 0 });
                 }
                 if reply.send(free).is_err() {
                     self.unlisten(muxer, host_port);
+                }
+            }
+            Command::Taken { host_port } => {
+                if let Some(listener) = self.listeners.get_mut(&host_port) {
+                    listener.waiting = listener.waiting.saturating_sub(1);
                 }
             }
             Command::Unlisten { host_port } => self.unlisten(muxer, host_port),
@@ -85,7 +108,7 @@ impl Streams {
 
     fn unlisten(&mut self, muxer: &mut Muxer, host_port: u32) {
         muxer.unlisten(host_port);
-        self.sinks.remove(&host_port);
+        self.listeners.remove(&host_port);
     }
 
     /// Hands the connections that the guest asks for to who listens, and moves bytes of every
@@ -125,11 +148,12 @@ impl Streams {
         if muxer.update(id, Connection::accept) != Some(true) {
             return;
         }
-        let Some(sink) = self.sinks.get(&id.host_port) else {
+        let Some(listener) = self.listeners.get_mut(&id.host_port) else {
             muxer.update(id, Connection::abort);
             return;
         };
-        let offered = UnixStream::pair().map(|(ours, theirs)| sink.offer(theirs).then_some(ours));
+        let offered =
+            UnixStream::pair().map(|(ours, theirs)| listener.offer(theirs).then_some(ours));
         match offered {
             Ok(Some(ours)) => self.add(muxer, epoll, id, ours),
             Ok(None) => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use husk_tests::Bed;
-use husk_tests::bare_bed::{Accelerator, Guest, Setup, open_kvm, run_in_qemu};
+use husk_tests::bare_bed::{Accelerator, Guest, Setup, Size, open_kvm, run_in_qemu};
 use husk_vmm::control::Request;
 
 use super::report::{Report, median, ratio};
@@ -64,7 +64,7 @@ fn first_instruction(runs: usize, report: &mut Report) -> Result<()> {
         let ended = start(&bare("hello"))?.finish(DEADLINE);
         ours.push(ended.first_byte.context("the guest wrote nothing")?);
         let accelerator = Accelerator::Kvm { cpu: QEMU_CPU };
-        if let Some(in_qemu) = run_in_qemu(&bare("hello"), accelerator)? {
+        if let Some(in_qemu) = run_in_qemu(&bare("hello"), accelerator, |_| ())? {
             theirs.push(in_qemu.first_byte.context("the guest wrote nothing in QEMU")?);
         }
     }
@@ -85,7 +85,8 @@ fn first_instruction(runs: usize, report: &mut Report) -> Result<()> {
 /// One processor, 128 MiB, one disk, vsock.
 fn memory(report: &mut Report) -> Result<f64> {
     let folder = tempfile::tempdir()?;
-    let setup = Setup { memory_mib: 128, vsock: true, ..Setup::new("hello linger=1") };
+    let size = Size { memory_mib: 128, ..Size::default() };
+    let setup = Setup { size, vsock: true, ..Setup::new("hello linger=1") };
     let guest = start(&setup.disk(&folder, 64))?;
     guest.expect("PASSED", DEADLINE);
     let memory = guest.statistics().memory.context("the kernel does not tell PSS")?;

@@ -153,6 +153,8 @@ pub const MAIN: &[Call] = &[
     any(libc::SYS_epoll_wait),
     any(libc::SYS_epoll_pwait),
     any(libc::SYS_epoll_ctl),
+    // A pause, which waits for the requests of disks.
+    any(libc::SYS_poll),
     // Rate limits.
     any(libc::SYS_timerfd_settime),
     // Memory that the balloon and virtio-mem give back.

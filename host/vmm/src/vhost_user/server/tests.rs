@@ -2,9 +2,12 @@
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use nix::fcntl::SealFlag;
+use tracing::field::{Field, Visit};
+use tracing::span;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -230,4 +233,59 @@ fn ring_that_lies_is_given_up_and_the_host_lives_on() {
     drop(front_end);
     assert_eq!(other.read(&mut [0]).unwrap(), 0);
     server.join().unwrap();
+}
+
+/// Counts what this room says of queues where a host's log would have it.
+struct Log(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct IsOfQueue(bool);
+        impl Visit for IsOfQueue {
+            fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+                self.0 |= field.name() == "message" && format!("{value:?}").contains("queue");
+            }
+        }
+        let mut of_queue = IsOfQueue(false);
+        event.record(&mut of_queue);
+        self.0.fetch_add(usize::from(of_queue.0), Ordering::SeqCst);
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[test]
+fn guest_that_breaks_its_rings_again_and_again_fills_no_log() {
+    let lines = Arc::new(AtomicUsize::new(0));
+    tracing::subscriber::set_global_default(Log(lines.clone())).unwrap();
+    let (mut front_end, _server) = FrontEnd::start();
+    for _ in 0..10 {
+        front_end.queues[TX_QUEUE].set_avail_idx(&front_end.memory, 5000);
+        front_end.kicks[TX_QUEUE].write(1).unwrap();
+        // The kick is looked at before a request that comes after the answer to this one.
+        front_end.sync();
+        for index in 0..QUEUES {
+            front_end.socket.get_vring_base(index).unwrap();
+        }
+        let index = u16::try_from(front_end.queues[TX_QUEUE].available_index()).unwrap();
+        front_end.queues[TX_QUEUE].set_avail_idx(&front_end.memory, index);
+        front_end.start_queues();
+    }
+    // It was broken, and works.
+    front_end.send(&header(Op::Reset, 7, SERVICE), &[]);
+    assert_eq!(lines.load(Ordering::SeqCst), 0);
 }

@@ -118,7 +118,8 @@ pub fn report(
     turn(queue, memory, numbers, |chain, numbers| {
         let mut left = MAX_REPORT_LEN;
         for (addr, len) in free_ranges(chain)? {
-            numbers.reported_bytes += len;
+            // A guest may tell of 4 GiB in each chain: in some hours that is more than 64 bits.
+            numbers.reported_bytes = numbers.reported_bytes.saturating_add(len);
             if !addr.is_multiple_of(PAGE_SIZE) || !len.is_multiple_of(PAGE_SIZE) {
                 numbers.bad_pages += 1;
                 continue;
@@ -199,14 +200,15 @@ fn give_back(memory: &Memory, addr: u64, len: u64, numbers: &mut Numbers) {
         let Some(part) = to.checked_sub(from).filter(|&part| part > 0) else { continue };
         memory_pages += part / PAGE_SIZE;
         match discard(memory, from, part) {
-            Ok(()) => numbers.discarded_bytes += part,
+            Ok(()) => numbers.discarded_bytes = numbers.discarded_bytes.saturating_add(part),
             Err(error) => {
                 tracing::debug!(%error, "pages not given back");
                 numbers.failed += 1;
             }
         }
     }
-    numbers.bad_pages += (len / PAGE_SIZE).saturating_sub(memory_pages);
+    let bad_pages = (len / PAGE_SIZE).saturating_sub(memory_pages);
+    numbers.bad_pages = numbers.bad_pages.saturating_add(bad_pages);
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
 use virtio_queue::Queue;
@@ -169,21 +170,31 @@ impl Device {
 
     /// Gives back what is done, takes what is there, and starts it.
     fn work(&mut self) {
-        let State::Active(active) = &mut self.state else { return };
+        self.turn(|round, disk, counts| round.run(disk, counts));
+    }
+
+    /// `None`: the device has no queue, or none any more, and nothing is at work.
+    fn turn<T>(
+        &mut self,
+        act: impl FnOnce(&mut Round<'_>, &Disk, &mut Counts) -> Result<T, QueueError>,
+    ) -> Option<T> {
+        let State::Active(active) = &mut self.state else { return None };
         let mut round = Round {
             active,
             engine: self.engine.as_mut(),
             limiter: &mut self.limiter,
             done: &mut self.done,
         };
-        if let Err(error) = round.run(&self.disk, &mut self.counts) {
-            tracing::debug!(%error, "queue of a disk");
-            self.engine.drain();
-            let State::Active(active) = std::mem::replace(&mut self.state, State::Broken) else {
-                return;
-            };
+        let error = match act(&mut round, &self.disk, &mut self.counts) {
+            Ok(outcome) => return Some(outcome),
+            Err(error) => error,
+        };
+        tracing::debug!(%error, "queue of a disk");
+        self.engine.drain();
+        if let State::Active(active) = std::mem::replace(&mut self.state, State::Broken) {
             active.interrupt.needs_reset();
         }
+        None
     }
 }
 
@@ -215,6 +226,21 @@ impl Round<'_> {
             self.active.interrupt.again(0);
         }
         Ok(())
+    }
+
+    /// Gives back what is at work when it is done, and takes nothing. Whether that was all in time.
+    fn rest(&mut self, counts: &mut Counts, until: Instant) -> Result<bool, QueueError> {
+        let mut notify = self.give_back(counts)?;
+        while self.active.in_flight > 0 && engine::wait(&*self.engine, until) {
+            self.engine.acknowledge();
+            notify |= self.give_back(counts)?;
+        }
+        if notify {
+            self.active.interrupt.used();
+        }
+        // What waits in the queue had its turn with one of the events that nobody sees any more.
+        self.active.interrupt.again(0);
+        Ok(self.active.in_flight == 0)
     }
 
     /// Whether the guest wants an interrupt for it.
@@ -304,6 +330,10 @@ impl virtio::Device for Device {
         self.engine.drain();
         self.done.clear();
         self.state = State::Inactive;
+    }
+
+    fn rest(&mut self, until: Instant) -> bool {
+        self.turn(|round, _, counts| round.rest(counts, until)).unwrap_or(true)
     }
 
     fn on_kick(&mut self, _index: usize) {

@@ -243,6 +243,87 @@ fn a_pass_ends_after_a_full_queue_though_the_guest_goes_on() {
     assert_eq!(served, 4);
 }
 
+/// A driver that kicks and looks only when it is asked to, and the device as its transport calls it.
+struct Sleepy {
+    memory: Memory,
+    driver: DriverQueue,
+    queue: Queue,
+    event_idx: bool,
+    buffer: Buffer,
+    outstanding: u16,
+    kicked: bool,
+    interrupted: bool,
+}
+
+impl Sleepy {
+    fn new(size: u16, start: u16, event_idx: bool) -> Self {
+        let memory = testing::memory();
+        let mut driver = DriverQueue::new(&memory, 0, size);
+        let mut queue = driver.config().activate(&memory, event_idx).unwrap().unwrap();
+        driver.skip_to(start, &mut queue);
+        let buffer = driver.readable(b"a");
+        driver.set_used_event(start);
+        // As every queue gets one turn when its device becomes active.
+        let (outstanding, kicked, interrupted) = (0, true, false);
+        Self { memory, driver, queue, event_idx, buffer, outstanding, kicked, interrupted }
+    }
+
+    /// Adds as many chains as there is room for, and kicks if the device wants to know. virtio 1.2
+    /// §2.7.10.
+    fn add(&mut self, count: u16) {
+        let before = self.driver.avail_idx();
+        for _ in 0..count.min(self.queue.size() - self.outstanding) {
+            self.driver.add(&[self.buffer]);
+            self.outstanding += 1;
+        }
+        let now = self.driver.avail_idx();
+        let passed = now.wrapping_sub(self.driver.avail_event()).wrapping_sub(1);
+        self.kicked |= now != before && (!self.event_idx || passed < now.wrapping_sub(before));
+    }
+
+    /// A turn of the device if it wants one, with `left` work, while the driver adds.
+    fn turn(&mut self, left: u64, mut meanwhile: u16) {
+        if !std::mem::take(&mut self.kicked) {
+            return;
+        }
+        let memory = self.memory.clone();
+        let mut queue = std::mem::take(&mut self.queue);
+        let size = queue.size();
+        let (driver, outstanding) = (&mut self.driver, &mut self.outstanding);
+        let mut added = Vec::new();
+        let outcome = turn(&mut queue, &memory, left, |_| {
+            if meanwhile > 0 && *outstanding < size {
+                meanwhile -= 1;
+                *outstanding += 1;
+                let before = driver.avail_idx();
+                driver.add(&[self.buffer]);
+                added.push((before, driver.avail_event()));
+            }
+            (Served::Used(0), 1)
+        });
+        self.queue = queue;
+        let Outcome { notify, more, .. } = outcome.unwrap();
+        let wanted = |&(before, event): &(u16, u16)| !self.event_idx || before == event;
+        self.kicked |= more || added.iter().any(wanted);
+        self.interrupted |= notify;
+    }
+
+    /// What an interrupt makes the driver do: look, ask for the next interrupt, and look again.
+    fn look(&mut self) {
+        if !std::mem::take(&mut self.interrupted) {
+            return;
+        }
+        loop {
+            let seen = u16::try_from(self.driver.take_used().len()).unwrap();
+            self.outstanding -= seen;
+            self.driver.set_used_event(self.queue.next_used());
+            if seen == 0 {
+                return;
+            }
+        }
+    }
+}
+
 /// A descriptor that means harm, or none.
 fn hostile() -> impl Strategy<Value = Descriptor> {
     let base = testing::QUEUE_STRIDE;
@@ -311,6 +392,31 @@ proptest! {
                 break;
             }
         }
+    }
+
+    /// Whatever the order of things: when nobody has a turn to come, everything was done, and the
+    /// driver knows.
+    #[test]
+    fn no_wake_up_is_lost(
+        log_size in 0..5u32,
+        start: u16,
+        event_idx: bool,
+        steps in prop::collection::vec((0..3u8, 0..20u16, 0..10u64), 1..60),
+    ) {
+        let mut sleepy = Sleepy::new(1 << log_size, start, event_idx);
+        for (step, count, left) in steps {
+            match step {
+                0 => sleepy.add(count),
+                1 => sleepy.turn(left + 1, count / 4),
+                _ => sleepy.look(),
+            }
+        }
+        for _ in 0..100 {
+            sleepy.turn(3, 0);
+            sleepy.look();
+        }
+        prop_assert!(!sleepy.kicked && !sleepy.interrupted, "the device is never done");
+        prop_assert_eq!(sleepy.outstanding, 0);
     }
 
     #[test]

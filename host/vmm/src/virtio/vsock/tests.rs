@@ -51,6 +51,13 @@ impl Bed {
         self.device.on_source(SOURCE_STREAMS, EpollFlags::EPOLLIN);
     }
 
+    /// Waits for an order of the relay, and does it.
+    fn obey(&mut self) {
+        let mut watched = [PollFd::new(self.device.remote.as_fd(), PollFlags::POLLIN)];
+        poll(&mut watched, PollTimeout::from(60_000_u16)).unwrap();
+        self.device.on_source(SOURCE_ORDERS, EpollFlags::EPOLLIN);
+    }
+
     fn listen(&mut self, port: u32) -> io::Result<VsockListener> {
         let handle = self.handle.clone();
         let listening = std::thread::spawn(move || handle.listen(port, 1));
@@ -130,34 +137,22 @@ fn port_is_one_listeners_until_it_goes() {
 }
 
 #[test]
-fn connection_beyond_the_listeners_backlog_is_closed() {
+fn connection_beyond_the_listeners_backlog_is_refused_until_one_is_taken() {
     let mut bed = Bed::new();
     let listener = bed.listen(1024).unwrap();
     bed.activate();
-    for guest_port in [5, 6] {
+    let connect = |bed: &mut Bed, guest_port| {
         bed.send(&testing::header(Op::Request, guest_port, 1024), &[]);
-    }
-    let first = listener.accept(SOON).unwrap().unwrap();
-    // The second one's socket is closed by the relay.
-    let ended = |bed: &mut Bed| {
-        std::iter::from_fn(|| bed.receive())
-            .any(|(header, _)| header.dst_port == 6 && header.op != Op::Response.to_wire())
+        let (answer, _) = bed.receive().unwrap();
+        assert_eq!(answer.dst_port, guest_port);
+        Op::from_wire(answer.op).unwrap()
     };
-    let mut taken = Vec::new();
-    for _ in 0..1000 {
-        if ended(&mut bed) {
-            return;
-        }
-        // Or it came when the first had been taken.
-        taken.extend(listener.try_accept().unwrap());
-        if !taken.is_empty() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-        bed.device.on_source(SOURCE_STREAMS, EpollFlags::EPOLLIN);
-    }
-    drop(first);
-    panic!("neither accepted nor closed");
+    assert_eq!([5, 6, 7].map(|port| connect(&mut bed, port)), [Op::Response, Op::Reset, Op::Reset]);
+    let _first = listener.accept(SOON).unwrap().unwrap();
+    bed.obey();
+    assert_eq!([6, 7].map(|port| connect(&mut bed, port)), [Op::Response, Op::Reset]);
+    assert!(listener.accept(SOON).unwrap().is_some());
+    assert!(listener.try_accept().unwrap().is_none());
 }
 
 #[test]
@@ -167,6 +162,7 @@ fn reset_ends_streams_and_keeps_listeners() {
     bed.activate();
     bed.send(&testing::header(Op::Request, 5, 1024), &[]);
     let stream = listener.accept(SOON).unwrap().unwrap();
+    bed.obey();
     bed.device.reset();
     assert!(read_to_end(&stream).is_empty());
     let Bench { rx, tx, memory, .. } = Bench::new();
@@ -199,7 +195,7 @@ fn host_side_that_makes_no_sense_is_let_go_of() {
     ours.send(&relay::Order::Connect { guest_port: 1 }, None).unwrap();
     device.on_source(SOURCE_ORDERS, EpollFlags::EPOLLIN);
     assert!(device.deserted);
-    assert!(ours.send(&relay::Order::Listen { host_port: 1 }, None).is_err());
+    assert!(ours.send(&relay::Order::Listen { host_port: 1, backlog: 1 }, None).is_err());
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn answer_that_nobody_asked_for_gives_no_listener() {
     let handle = serve(ours).unwrap();
     device.send(&Report::Listening { host_port: 5, free: true }, None).unwrap();
     let listening = std::thread::spawn(move || handle.listen(5, 1));
-    assert_eq!(next_order(&device).0, Order::Listen { host_port: 5 });
+    assert_eq!(next_order(&device).0, Order::Listen { host_port: 5, backlog: 1 });
     device.send(&Report::Listening { host_port: 5, free: false }, None).unwrap();
     assert_eq!(listening.join().unwrap().unwrap_err().kind(), io::ErrorKind::AddrInUse);
 }
@@ -97,6 +97,24 @@ fn orders_wait_for_a_device_that_is_slow_and_none_is_lost() {
 }
 
 #[test]
+fn device_that_always_has_something_to_say_is_told_all_the_same() {
+    let (channel, device) = Channel::pair().unwrap();
+    let (handle, mailbox) = Mailbox::new().unwrap();
+    let (sinks, asked) = (HashMap::new(), HashMap::new());
+    let mut relay = Relay { channel, mailbox, sinks, asked, held: None };
+    // One more than the relay hears at once.
+    for _ in 0..=MAX_HEARD {
+        assert!(device.send(&Report::Listening { host_port: 5, free: true }, None).unwrap());
+    }
+    let _stream = handle.connect(9).unwrap();
+    assert!(relay.hear().unwrap());
+    let left = relay.channel.receive::<Report>().unwrap();
+    assert!(matches!(left, Received::Message(..)), "all was heard, and would be for ever");
+    relay.tell().unwrap();
+    assert_eq!(next_order(&device).0, Order::Connect { guest_port: 9 });
+}
+
+#[test]
 fn answer_waits_for_a_process_that_is_slow_behind_connections_of_the_guest() {
     let (host, theirs) = Channel::pair().unwrap();
     let mut remote = Remote::new(theirs);
@@ -106,7 +124,7 @@ fn answer_waits_for_a_process_that_is_slow_behind_connections_of_the_guest() {
     // As many connections of the guest as the socket holds.
     while sink.offer(UnixStream::pair().unwrap().0) {}
     for host_port in [5, 6] {
-        host.send(&Order::Listen { host_port }, None).unwrap();
+        host.send(&Order::Listen { host_port, backlog: 1 }, None).unwrap();
     }
     for _ in 0..2 {
         assert!(remote.serve(&mut muxer, &mut streams, &epoll).unwrap());

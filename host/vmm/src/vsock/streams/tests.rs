@@ -130,6 +130,8 @@ fn guest_is_accepted_and_a_full_backlog_refused() {
     let mut word = [0; 2];
     stream.read_exact(&mut word).unwrap();
     assert_eq!(&word, b"up");
+    host.send(&header(Op::Request, 8, SERVICE), &[]);
+    assert_eq!(host.receive().unwrap().0, Op::Response);
     drop(listener);
     host.settle();
     host.send(&header(Op::Request, 9, SERVICE), &[]);

@@ -16,6 +16,7 @@ pub const CASES: Cases = &[
     ("vsock-overrun", overrun),
     ("vsock-malformed", malformed),
     ("vsock-flood", flood),
+    ("vsock-backlog", backlog),
     ("vsock-accept", accept),
     ("vsock-reset", reset),
     ("vsock-no-receive-buffers", no_receive_buffers),
@@ -185,6 +186,18 @@ impl Socket {
         self.packet(REQUEST, 0, 0);
         let answer = self.expect(RESPONSE);
         self.done(answer);
+    }
+
+    /// Asks for a connection from another port of ours, and returns what the answer is.
+    #[track_caller]
+    fn ask(&mut self, port: u32) -> u16 {
+        self.our_port += 1;
+        self.port = port;
+        self.packet(REQUEST, 0, 0);
+        let answer = self.next(10_000).expect("an answer");
+        assert_eq!(memory::read32(answer.at + 20), self.our_port, "the answer to another");
+        self.done(answer);
+        answer.operation
     }
 
     /// How much the peer can take.
@@ -399,6 +412,22 @@ fn count(packet: Packet, opened: &mut u32, refused: &mut u32) {
         RST => *refused += 1,
         _ => {}
     }
+}
+
+/// Two connections may wait for the host, which takes the first of them when it is connected to at the
+/// next port.
+fn backlog() {
+    let mut socket = Socket::start(0);
+    let port = socket.port;
+    for wanted in [RESPONSE, RESPONSE, RST, RST] {
+        assert_eq!(socket.ask(port), wanted, "while nobody takes any");
+    }
+    assert_eq!(socket.ask(port + 1), RESPONSE);
+    let end = clock::after_ms(10_000);
+    while socket.ask(port) != RESPONSE {
+        assert!(!end.is_past(), "no room though one was taken");
+    }
+    assert_eq!(socket.ask(port), RST, "room for two though one was taken");
 }
 
 /// The host connects to us, and sends what it gets back.

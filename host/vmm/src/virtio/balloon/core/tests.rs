@@ -136,6 +136,18 @@ fn buffers_that_hold_no_page_numbers_are_counted_and_given_back() {
 }
 
 #[test]
+fn numbers_that_are_full_stay_so() {
+    let mut bench = Bench::new(64);
+    let full = u64::MAX - PAGE_SIZE;
+    bench.numbers = Numbers { reported_bytes: full, discarded_bytes: full, ..Numbers::default() };
+    for _ in 0..2 {
+        bench.chain(report, &[range(addr(FREE_PAGE), 4096), range(HOLE_START, 4096)]);
+    }
+    let Numbers { reported_bytes, discarded_bytes, bad_pages, .. } = bench.numbers;
+    assert_eq!((reported_bytes, discarded_bytes, bad_pages), (u64::MAX, u64::MAX, 2));
+}
+
+#[test]
 fn page_numbers_may_come_in_pieces_and_by_an_indirect_table() {
     let mut bench = Bench::new(64);
     let pieces =

@@ -7,8 +7,10 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -16,6 +18,7 @@ use super::*;
 use crate::rate_limit::Limit;
 use crate::virtio::blk::EngineKind;
 use crate::virtio::blk::engine::ring::Ring;
+use crate::virtio::blk::engine::workers::Workers;
 use crate::virtio::testing::{Buffer, Driver, EVENT_IDX, INDIRECT_DESC};
 
 const SECTORS: u64 = 4096;
@@ -235,6 +238,150 @@ fn requests_at_work_are_known_until_the_last_of_them_is_done() {
         drop(request);
         assert_eq!(handle.strong_count(), 0);
         assert!(in_flight(&bench).is_none());
+    }
+}
+
+/// A slow disk: what was started begins when the engine's event was seen as often as this.
+struct Late {
+    engine: Workers,
+    held: Vec<Task>,
+    turns: Arc<AtomicUsize>,
+    event: EventFd,
+}
+
+impl Late {
+    fn new(file: &File, turns: &Arc<AtomicUsize>) -> Self {
+        let engine = Workers::new(file.try_clone().unwrap(), &free()).unwrap();
+        let event = EventFd::from_value_and_flags(1, EfdFlags::EFD_NONBLOCK).unwrap();
+        Self { engine, held: Vec::new(), turns: turns.clone(), event }
+    }
+
+    fn has_begun(&self) -> bool {
+        self.turns.load(Ordering::SeqCst) == 0
+    }
+}
+
+impl Engine for Late {
+    fn name(&self) -> &'static str {
+        "late"
+    }
+
+    fn start(&mut self, task: Task) {
+        self.held.push(task);
+    }
+
+    fn submit(&mut self) {}
+
+    fn finished(&mut self, done: &mut Vec<Done>) {
+        if self.has_begun() {
+            self.held.drain(..).for_each(|task| self.engine.start(task));
+        }
+        self.engine.finished(done);
+    }
+
+    fn drain(&mut self) {
+        self.held.clear();
+        self.engine.drain();
+    }
+
+    fn event(&self) -> BorrowedFd<'_> {
+        if self.has_begun() { self.engine.event() } else { self.event.as_fd() }
+    }
+
+    fn acknowledge(&mut self) {
+        if !self.has_begun() {
+            self.turns.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.engine.acknowledge();
+    }
+}
+
+const SOON: Duration = Duration::from_millis(50);
+const LONG: Duration = Duration::from_secs(60);
+
+fn rest(bench: &Bench, timeout: Duration) -> bool {
+    bench.driver.transport.device().rest(Instant::now() + timeout)
+}
+
+fn with_late(turns: &Arc<AtomicUsize>) -> Bench {
+    let bench = Bench::with(EngineKind::Threads);
+    bench.file.write_all_at(&pattern(6, 64 << 10), 0).unwrap();
+    let late = Late::new(&bench.file, turns);
+    bench.driver.transport.device().downcast_mut::<Device>().unwrap().engine = Box::new(late);
+    bench
+}
+
+fn whole_memory(bench: &Bench) -> Vec<u8> {
+    let mut bytes = vec![0; crate::virtio::testing::MEMORY_BYTES];
+    bench.driver.memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+    bytes
+}
+
+#[test]
+fn nothing_writes_guest_memory_while_a_disk_rests() {
+    let mut bench = with_late(&Arc::new(AtomicUsize::new(3)));
+    let add = |bench: &mut Bench| {
+        let data = bench.driver.queue(0).writable(16 << 10);
+        bench.add(IN, 32, Some(data))
+    };
+    let sent: Vec<Sent> = (0..6).map(|_| add(&mut bench)).collect();
+    bench.driver.kick(0);
+    bench.driver.run();
+    assert!(bench.driver.queue(0).take_used().is_empty(), "the disk is slow");
+    // For this one no turn is left.
+    let next = add(&mut bench);
+    bench.driver.kick(0);
+    assert!(rest(&bench, LONG));
+    let memory = whole_memory(&bench);
+    let used: Vec<u32> = bench.driver.queue(0).take_used().iter().map(|used| used.0).collect();
+    assert_eq!(used.len(), 6, "what was begun was given back, and nothing else begun");
+    for sent in sent {
+        assert!(used.contains(&sent.head.into()));
+        let data = bench.driver.queue(0).read(sent.data.unwrap());
+        assert_eq!(data, pattern(6, 64 << 10)[16 << 10..32 << 10]);
+    }
+    assert!(bench.driver.take_interrupt());
+    assert!(rest(&bench, LONG));
+    assert!(whole_memory(&bench) == memory, "memory changed");
+    bench.driver.run();
+    assert!(rest(&bench, LONG));
+    assert_eq!(bench.finish(next), DONE);
+}
+
+#[test]
+fn disk_that_does_not_come_to_rest_in_time_goes_on() {
+    let turns = Arc::new(AtomicUsize::new(usize::MAX));
+    let mut bench = with_late(&turns);
+    let data = bench.driver.queue(0).writable(512);
+    let sent = bench.add(IN, 0, Some(data));
+    bench.driver.kick(0);
+    bench.driver.run();
+    assert!(!rest(&bench, SOON));
+    assert!(bench.driver.queue(0).take_used().is_empty());
+    turns.store(0, Ordering::SeqCst);
+    assert!(rest(&bench, LONG));
+    assert_eq!(bench.finish(sent), DONE);
+}
+
+#[test]
+fn disks_of_every_engine_rest_and_go_on() {
+    for engine in engines() {
+        let mut bench = Bench::with(engine);
+        assert!(rest(&bench, LONG), "nothing is at work");
+        for round in 0..20 {
+            let bytes = pattern(round, 64 << 10);
+            let data = bench.driver.queue(0).readable(&bytes);
+            let sent: Vec<Sent> = (0..100).map(|at| bench.add(OUT, at * 4, Some(data))).collect();
+            bench.driver.kick(0);
+            bench.driver.run();
+            assert!(rest(&bench, LONG));
+            for sent in sent {
+                assert_eq!(bench.finish(sent), DONE);
+            }
+            assert_eq!(bench.content(100, 512), bytes[..512]);
+        }
+        bench.driver.write(0x070, 0);
+        assert!(rest(&bench, LONG), "no driver is there");
     }
 }
 

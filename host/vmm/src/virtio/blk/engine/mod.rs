@@ -18,7 +18,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use super::core::Pending;
@@ -72,6 +74,15 @@ pub trait Engine: Send {
 
     /// Its event was seen.
     fn acknowledge(&mut self);
+}
+
+/// Waits for the engine's event. False when there was none until then.
+pub fn wait(engine: &dyn Engine, until: Instant) -> bool {
+    let left = until.saturating_duration_since(Instant::now());
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    let events = &mut [PollFd::new(engine.event(), PollFlags::POLLIN)];
+    // Interrupted, it is as if there had been one: whoever looks sees nothing.
+    !left.is_zero() && poll(events, timeout) != Ok(0)
 }
 
 /// What a thread of an engine does first: whoever sets up the process confines it here.

@@ -15,6 +15,9 @@ pub const GSO_NONE: u8 = 0;
 pub const GSO_TCPV4: u8 = 1;
 /// `gso_type`: segments of TCP over IPv6. virtio 1.2 §5.1.6.
 pub const GSO_TCPV6: u8 = 4;
+/// The least payload of a segment that Linux makes. linux/net/tcp.h, TCP_MIN_GSO_SIZE. With less, one
+/// packet of a guest could be 65,000 for the host's kernel.
+pub const MIN_GSO_SIZE: u16 = 8;
 
 /// The header says what was not agreed on, or what cannot be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -84,7 +87,7 @@ impl Header {
             GSO_TCPV6 if offloads.tso6 => true,
             _ => return Err(Nonsense),
         };
-        if segments && (!needs_csum || self.gso_size == 0) {
+        if segments && (!needs_csum || self.gso_size < MIN_GSO_SIZE) {
             return Err(Nonsense);
         }
         // Fields without a meaning are zero.

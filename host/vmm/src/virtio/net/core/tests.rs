@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 use virtio_queue::{Queue, QueueT};
 
-use super::header::{F_DATA_VALID, F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, Header};
+use super::header::{
+    F_DATA_VALID, F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, Header, MIN_GSO_SIZE,
+};
 use super::receive::Receiver;
 use super::transmit::Transmitter;
 use super::*;
@@ -245,6 +247,7 @@ fn header_that_was_not_agreed_on_or_makes_no_sense_is_dropped() {
         (ALL, Header { csum_start: 99, csum_offset: 0, ..segments }),
         (ALL, Header { csum_start: u16::MAX, csum_offset: u16::MAX, ..segments }),
         (ALL, Header { gso_size: 0, ..segments }),
+        (ALL, Header { gso_size: MIN_GSO_SIZE - 1, ..segments }),
         (ALL, Header { flags: 0, ..segments }),
         (ALL, Header { gso_type: GSO_TCPV4 | 0x80, ..segments }),
         (ALL, Header { gso_type: 3, ..segments }),
@@ -258,7 +261,10 @@ fn header_that_was_not_agreed_on_or_makes_no_sense_is_dropped() {
     }
     let mut tx = Tx::new(ALL);
     let last = Header { csum_start: 82, csum_offset: 16, ..segments };
-    assert!(tx.sends(&packet(last, &frame(GUEST, 100))));
+    let least = Header { gso_size: MIN_GSO_SIZE, ..segments };
+    for header in [last, least] {
+        assert!(tx.sends(&packet(header, &frame(GUEST, 100))), "{header:?}");
+    }
 }
 
 #[test]
@@ -793,7 +799,7 @@ proptest! {
             let field = usize::from(header.csum_start) + usize::from(header.csum_offset);
             prop_assert!(header.flags == 0 || field + 2 <= len);
             prop_assert!(usize::from(header.hdr_len) <= len);
-            prop_assert!(header.gso_type == GSO_NONE || header.gso_size > 0);
+            prop_assert!(header.gso_type == GSO_NONE || header.gso_size >= MIN_GSO_SIZE);
             prop_assert_eq!(header.sent(len, ALL), Ok(header));
         }
     }

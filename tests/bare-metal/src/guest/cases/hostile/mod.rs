@@ -3,6 +3,7 @@
 //! chain back, break its queue, or ask for a reset; after a reset it works. The harness asserts that
 //! the machine is still there, and what the device counted.
 
+mod endless;
 mod registers;
 
 use super::Cases;
@@ -32,6 +33,7 @@ pub const CASES: Cases = &[
     ("hostile-ring-flood", ring_flood),
     ("hostile-resets", resets),
     ("hostile-noise", noise),
+    ("hostile-endless", endless::endless),
 ];
 
 /// How long a device gets to do what it should not.
