@@ -1,6 +1,7 @@
 //! The `husk` command, which is also the monitor of each container that it starts, and the VMM of each
 //! monitor that has the built-in one.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use husk::engine::monitor;
@@ -8,7 +9,8 @@ use husk_vmm::process as vmm;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().collect();
+    // Words may be any bytes.
+    let words: Vec<OsString> = std::env::args_os().collect();
     // First of all: a VMM has one thread, no files and no log of its own.
     if matches!(words.as_slice(), [_, command] if command == vmm::COMMAND) {
         return vmm::main();
@@ -21,10 +23,12 @@ fn main() -> ExitCode {
         .log_internal_errors(false)
         .init();
     match words.as_slice() {
-        [_, command, id] if command == monitor::COMMAND => match id.parse() {
-            Ok(id) => monitor::main(&id),
-            Err(_) => ExitCode::from(husk::engine::error::EXIT_HUSK),
-        },
+        [_, command, id] if command == monitor::COMMAND => {
+            match id.to_str().and_then(|id| id.parse().ok()) {
+                Some(id) => monitor::main(&id),
+                None => ExitCode::from(husk::engine::error::EXIT_HUSK),
+            }
+        }
         _ => husk::cli::main(),
     }
 }

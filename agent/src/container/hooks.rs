@@ -362,8 +362,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
-        let told = message(run(&plan(&script, Some(1)), b""));
-        assert!(told.contains("still runs after 1 s"), "{told}");
+        // Enough to come as far as its file.
+        let told = message(run(&plan(&script, Some(5)), b""));
+        assert!(told.contains("still runs after 5 s"), "{told}");
         let pid = std::fs::read_to_string(file).unwrap();
         let status = format!("/proc/{}/stat", pid.trim());
         // A signal's effect may come after the call that sent it.

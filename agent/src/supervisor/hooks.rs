@@ -351,9 +351,10 @@ async fn listen(
             },
         }
     };
-    // At most a pipe's content: what it has left behind may go on for ever.
+    // At most a pipe's content: what it has left behind may go on for ever. From the pipe itself: the
+    // runtime may not have heard yet that there is something in it.
     for _ in 0..PIPE_READS {
-        match output.try_read(&mut buffer) {
+        match nix::unistd::read(output.as_fd(), &mut buffer) {
             Ok(len @ 1..) => said.hear(buffer.get(..len).unwrap_or_default()),
             Ok(0) | Err(_) => break,
         }
@@ -399,5 +400,26 @@ mod tests {
         assert_eq!(fs::read_link(path.join("rootfs")).unwrap(), Path::new(ROOT_MOUNT_POINT));
         drop(bundle);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn last_words_are_heard_whether_the_end_or_they_are_seen_first() {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let mut output = pipe::Receiver::from_owned_fd(reader).unwrap();
+        fs::File::from(writer).write_all(b"last words").unwrap();
+        let (tell, mut exit) = tokio::sync::oneshot::channel();
+        tell.send(3).unwrap();
+        let mut said = Said::default();
+        // The end is known, and of the words nobody has been told yet.
+        assert_eq!(listen(&mut exit, &mut output, &mut said).await, 3);
+        let plan = HookPlan {
+            name: "hooks.test[0]".to_owned(),
+            path: "/bin/sh".into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            timeout: None,
+        };
+        let told = judge(&plan, End::Exited(3), &said).unwrap_err().to_string();
+        assert_eq!(told, "hooks.test[0]: exit status 3: last words");
     }
 }

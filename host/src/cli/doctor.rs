@@ -11,7 +11,7 @@ const EXIT_UNWELL: u8 = 1;
 
 /// `husk doctor`.
 pub fn doctor(flags: &args::Doctor) -> Result<u8, Failure> {
-    let checks = doctor::examine();
+    let checks = doctor::examine(flags.hypervisor);
     let rows: Vec<Value> = checks.iter().map(row).collect();
     let heading = ["CHECK", "STATE", "FOUND"];
     super::print_rows(&flags.format, &heading, &["Check", "State", "Found"], &rows)?;

@@ -106,6 +106,11 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
     }
 }
 
+/// What the process was called with, for people: words may be any bytes.
+fn words() -> impl Iterator<Item = String> {
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned())
+}
+
 /// What clap did not take: help and version go to standard output, the rest is one line and 125.
 fn refuse(error: &clap::Error) -> ExitCode {
     let context = |kind| match error.get(kind) {
@@ -125,14 +130,14 @@ fn refuse(error: &clap::Error) -> ExitCode {
             known::unknown_verb(&context(ContextKind::InvalidSubcommand).unwrap_or_default())
         }
         ErrorKind::UnknownArgument => {
-            let verb = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+            let verb = words().skip(1).find(|word| !word.starts_with('-'));
             let word = context(ContextKind::InvalidArg).unwrap_or_default();
             known::unknown_flag(&verb.unwrap_or_default(), &word)
         }
         ErrorKind::ValueValidation => match std::error::Error::source(error) {
             // docker's words.
             Some(reason) => {
-                let verb = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+                let verb = words().skip(1).find(|word| !word.starts_with('-'));
                 let flag = context(ContextKind::InvalidArg).unwrap_or_default();
                 let flag = flag.split(' ').next().unwrap_or_default();
                 let value = context(ContextKind::InvalidValue).unwrap_or_default();
@@ -149,7 +154,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
 
 /// `--error-format json` counts even where clap gave up on the rest.
 fn error_format_of_words() -> ErrorFormat {
-    let words: Vec<String> = std::env::args().collect();
+    let words: Vec<String> = words().collect();
     let json = words.iter().any(|word| word == "--error-format=json")
         || words.windows(2).any(|pair| pair[0] == "--error-format" && pair[1] == "json");
     if json { ErrorFormat::Json } else { ErrorFormat::Text }

@@ -124,8 +124,9 @@ fn run_image(
         start_attached(&engine, &container, terms, began, flags.timings)
     };
     if outcome.is_err() {
-        // A monitor that was killed could not set its container right; this does.
-        engine.settle_after_monitor(&container)?;
+        // A monitor that was killed, or that never came up, could not set its container right; this
+        // does.
+        engine.settle_failed_start(&container)?;
     }
     outcome
 }
@@ -248,7 +249,7 @@ fn start_joined(
     }
     let outcome = start_attached(engine, &container, terms, began, false);
     if outcome.is_err() {
-        engine.settle_after_monitor(&container)?;
+        engine.settle_failed_start(&container)?;
     }
     outcome
 }

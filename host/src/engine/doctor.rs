@@ -7,8 +7,11 @@ use super::dirs::{Dirs, GuestImage};
 use super::error::{Error, chain};
 use super::settings::Settings;
 use crate::hypervisor::survey::{self, Finding};
-use crate::hypervisor::{self, Choice};
+use crate::hypervisor::{self, Choice, ChooseError};
 use crate::storage;
+
+/// Where nothing runs virtual machines.
+const NEITHER_ADVICE: &str = "one of kvm and qemu is enough: see what is said of them";
 
 /// How something stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,19 +59,25 @@ impl Check {
     }
 }
 
-/// Looks at everything that running a container needs. Blocks for milliseconds, at most for some
-/// seconds.
+/// Looks at everything that running a container needs, on the hypervisor of `wish` or of the
+/// configuration. Blocks for milliseconds, at most for some seconds.
 #[must_use]
-pub fn examine() -> Vec<Check> {
+pub fn examine(wish: Option<Choice>) -> Vec<Check> {
     let (settings, configuration) = match Settings::load() {
-        Ok(settings) => (settings, Check::good("configuration", "read")),
+        Ok(settings) => {
+            let check = match settings.guest_deadline() {
+                Ok(_) => Check::good("configuration", "read"),
+                Err(error) => Check::broken("configuration", &error),
+            };
+            (settings, check)
+        }
         Err(error) => (Settings::default(), Check::broken("configuration", &error)),
     };
     let mut checks = vec![
         configuration,
         Check::spare("kvm", survey::kvm()),
         Check::spare("qemu", survey::qemu()),
-        choice(&settings),
+        choice(wish.or(settings.hypervisor).unwrap_or_default()),
         guest_image(&settings),
     ];
     match Dirs::find(&settings) {
@@ -86,13 +95,16 @@ pub fn examine() -> Vec<Check> {
 }
 
 /// What would run a container.
-fn choice(settings: &Settings) -> Check {
+fn choice(wish: Choice) -> Check {
     const NAME: &str = "hypervisor";
-    let wish = settings.hypervisor.unwrap_or(Choice::Auto);
     match hypervisor::choose(wish) {
         Ok((_, verdict)) => {
             let hypervisor::Verdict { hypervisor, accelerator, reason } = verdict;
             Check::good(NAME, format!("{wish}: {hypervisor} with {accelerator} ({reason})"))
+        }
+        // Its own hint leads here.
+        Err(error @ ChooseError::Nothing { .. }) => {
+            Check { advice: NEITHER_ADVICE.to_owned(), ..Check::broken(NAME, &error) }
         }
         Err(error) => Check::broken(NAME, &error),
     }

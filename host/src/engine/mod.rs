@@ -277,6 +277,20 @@ impl Engine {
         self.settle(container)
     }
 
+    /// As [`Engine::settle_after_monitor`], of a container whose start failed: one that was to be removed
+    /// at its end is, however far its monitor came.
+    ///
+    /// # Errors
+    /// Those of [`Engine::settle_after_monitor`] and of [`Engine::remove`].
+    pub fn settle_failed_start(&self, container: &Container) -> Result<(), Error> {
+        match self.settle_after_monitor(container)? {
+            Some(left) if left.config.auto_remove && !left.status.is_live() => {
+                self.containers.remove_dir(&left.config.id)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What is left of a container whose session broke off: set right, or removed where it was to
     /// be.
     ///

@@ -1,5 +1,6 @@
 //! The configuration file: what somebody wants of every command. A flag goes before a `HUSK_*`
-//! variable, that before the file, and the file before the default; this room only reads the file.
+//! variable, that before the file, and the file before the default; this room reads the file, and the
+//! deadline's variable.
 //!
 //! ```toml
 //! hypervisor = "auto"            # auto, kvm or qemu
@@ -10,9 +11,13 @@
 //! ```
 
 use std::env;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Deserializer};
 
 use super::error::Error;
@@ -24,6 +29,13 @@ const FILE_VARIABLE: &str = "HUSK_CONFIG";
 const SYSTEM_FILE: &str = "/etc/husk/config.toml";
 /// More is no configuration.
 const MAX_BYTES: u64 = 1 << 20;
+/// Another deadline for guests, in seconds.
+const GUEST_DEADLINE_VARIABLE: &str = "HUSK_GUEST_TIMEOUT";
+/// How long a guest may take from the VM's start to the agent's hello, and for an answer later.
+/// Emulated guests on a busy machine are slow; a guest that is stuck stays stuck.
+const GUEST_DEADLINE: Duration = Duration::from_secs(60);
+/// Seconds that a deadline may have.
+const DEADLINES: std::ops::RangeInclusive<u64> = 1..=3600;
 
 /// What the file says; `None` where it says nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -61,7 +73,7 @@ fn folder<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>,
 
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let seconds = u64::deserialize(deserializer)?;
-    if (1..=3600).contains(&seconds) {
+    if DEADLINES.contains(&seconds) {
         return Ok(Some(seconds));
     }
     Err(serde::de::Error::custom(format!("{seconds} is not a number of seconds, 1 to 3600")))
@@ -73,10 +85,15 @@ impl Settings {
     /// nothing, but for the one that `HUSK_CONFIG` names.
     ///
     /// # Errors
-    /// [`Error::Settings`] and [`Error::File`]: nothing is taken from a file that is wrong anywhere.
+    /// [`Error::Settings`], [`Error::File`] and [`Error::RelativeDir`]: nothing is taken from a file
+    /// that is wrong anywhere.
     pub fn load() -> Result<Self, Error> {
         if let Some(file) = env::var_os(FILE_VARIABLE).filter(|file| !file.is_empty()) {
             let file = PathBuf::from(file);
+            if !file.is_absolute() {
+                // A monitor reads it too, from another folder.
+                return Err(Error::RelativeDir { variable: FILE_VARIABLE, dir: file });
+            }
             return Self::read(&file)?.ok_or_else(|| {
                 Error::file("read configuration", file)(ErrorKind::NotFound.into())
             });
@@ -87,14 +104,10 @@ impl Settings {
     }
 
     fn read(file: &Path) -> Result<Option<Self>, Error> {
-        let failed = |error| Error::file("read configuration", file)(error);
-        match std::fs::metadata(file) {
-            Ok(metadata) if metadata.len() > MAX_BYTES => {
-                Err(failed(ErrorKind::FileTooLarge.into()))
-            }
-            Ok(_) => Self::parse(file, &std::fs::read_to_string(file).map_err(failed)?).map(Some),
+        match read_text(file) {
+            Ok(text) => Self::parse(file, &text).map(Some),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed(error)),
+            Err(error) => Err(Error::file("read configuration", file)(error)),
         }
     }
 
@@ -109,6 +122,24 @@ impl Settings {
         })
     }
 
+    /// How long a guest may take to answer: as `HUSK_GUEST_TIMEOUT` says, or the file.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn guest_deadline(&self) -> Result<Duration, Error> {
+        let Some(text) = env::var_os(GUEST_DEADLINE_VARIABLE) else {
+            return Ok(self.guest_timeout_secs.map_or(GUEST_DEADLINE, Duration::from_secs));
+        };
+        let seconds = text.to_str().and_then(|text| text.parse().ok());
+        let seconds = seconds.filter(|seconds| DEADLINES.contains(seconds));
+        seconds.map(Duration::from_secs).ok_or_else(|| {
+            let text = text.display();
+            Error::Invalid(format!(
+                "{GUEST_DEADLINE_VARIABLE}={text}: not a number of seconds, 1 to 3600"
+            ))
+        })
+    }
+
     /// Key by key, the other's where this says nothing.
     fn over(self, other: Self) -> Self {
         Self {
@@ -119,6 +150,22 @@ impl Settings {
             guest_timeout_secs: self.guest_timeout_secs.or(other.guest_timeout_secs),
         }
     }
+}
+
+/// The text of a file or a device such as /dev/null. Whoever would write to a pipe is not waited for.
+fn read_text(file: &Path) -> io::Result<String> {
+    let mut options = File::options();
+    let source = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(file)?;
+    let kind = source.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_char_device() {
+        return Err(io::Error::other("no regular file"));
+    }
+    let mut text = String::new();
+    source.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(ErrorKind::FileTooLarge.into());
+    }
+    Ok(text)
 }
 
 fn user_file() -> Option<PathBuf> {
@@ -164,6 +211,24 @@ mod tests {
             assert!(error.contains(words), "{error}");
             assert_eq!(error.lines().count(), 1, "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_no_file_or_has_no_end_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for (file, words) in [
+            (pipe.as_path(), "no regular file"),
+            (folder.path(), "no regular file"),
+            (Path::new("/dev/zero"), "file too large"),
+        ] {
+            let error = crate::engine::error::chain(&Settings::read(file).unwrap_err());
+            assert!(error.starts_with("read configuration /"), "{error}");
+            assert!(error.ends_with(words), "{error}");
+        }
+        assert_eq!(Settings::read(Path::new("/dev/null")).unwrap(), Some(Settings::default()));
+        assert_eq!(Settings::read(&folder.path().join("none")).unwrap(), None);
     }
 
     #[test]

@@ -206,6 +206,14 @@ pub enum VmError {
     /// Too little memory, or too much.
     #[error("start VM")]
     Memory(#[source] MemoryError),
+    /// Too many words for the kernel.
+    #[error("start VM: the kernel's command line has {len} bytes, and {max} are the most")]
+    CommandLine {
+        /// Its bytes, with the words of the machine.
+        len: usize,
+        /// The most.
+        max: usize,
+    },
     /// There is no such machine.
     #[error("start VM")]
     Machine(#[source] ConfigError),

@@ -1,8 +1,9 @@
 //! What could run virtual machines on this machine, and what to do about what cannot: for
 //! `husk doctor`. Starts nothing but the probe.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use husk_vmm::probe;
@@ -58,7 +59,16 @@ pub fn kvm() -> Finding {
 /// # Errors
 /// What was found instead.
 pub fn kvm_device() -> Result<(), Finding> {
-    open_kvm(Path::new(KVM)).map(drop).map_err(|error| cannot_open(&error))
+    device_at(Path::new(KVM))
+}
+
+fn device_at(device: &Path) -> Result<(), Finding> {
+    // A link is as good as what it leads to.
+    if fs::metadata(device).is_ok_and(|there| !there.file_type().is_char_device()) {
+        let found = format!("{} is no device", device.display());
+        return Err(Finding::broken(found, "remove it, then modprobe kvm_intel or kvm_amd"));
+    }
+    open_kvm(device).map(drop).map_err(|error| cannot_open(&error))
 }
 
 fn open_kvm(device: &Path) -> io::Result<File> {
@@ -103,6 +113,19 @@ mod tests {
         let denied = cannot_open(&io::ErrorKind::PermissionDenied.into());
         assert!(!denied.works);
         assert!(denied.advice.contains("usermod -aG kvm"), "{denied:?}");
+    }
+
+    #[test]
+    fn what_is_no_device_is_told_as_such() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        for path in [folder.path(), &file] {
+            let finding = device_at(path).unwrap_err();
+            assert_eq!(finding.found, format!("{} is no device", path.display()));
+            assert!(finding.advice.starts_with("remove it"), "{finding:?}");
+        }
+        device_at(Path::new("/dev/null")).unwrap();
     }
 
     #[test]

@@ -16,7 +16,7 @@ use husk_vmm::vsock::VsockHandle;
 use super::{Bed, Options, machine, own_folder};
 
 /// A guest may take seconds to end on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(240);
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// A VM with an agent that has announced itself, and nothing that speaks to it.

@@ -1,6 +1,8 @@
 //! `husk doctor`, and the configuration file.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 
 use husk_tests::{BUSYBOX, Bed};
 use serde_json::Value;
@@ -64,6 +66,46 @@ fn wrong_configuration_is_refused_with_its_line_and_changes_nothing() {
     let gone = bed.husk(&["ps"]).env("HUSK_CONFIG", bed.path("gone.toml")).output();
     gone.refused_with(125, &["read configuration", "gone.toml"]);
     bed.assert_nothing_left();
+}
+
+#[test]
+fn variables_that_let_nothing_run_are_told_by_the_doctor_as_by_run() {
+    let bed = Bed::new();
+    let run = |words: &[&str], name: &str, value: &OsStr| bed.husk(words).env(name, value).output();
+    for value in [OsStr::new("soon"), OsStr::new("0"), OsStr::from_bytes(b"\xff")] {
+        let text = "HUSK_GUEST_TIMEOUT=";
+        let doctor = run(&["doctor"], "HUSK_GUEST_TIMEOUT", value).code(1);
+        assert!(doctor.out().contains(text), "{}", doctor.out());
+        let words = ["run", "--rm", BUSYBOX, "true"];
+        run(&words, "HUSK_GUEST_TIMEOUT", value).refused_with(125, &[text]);
+    }
+    let unknown = run(&["doctor"], "HUSK_HYPERVISOR", OsStr::new("xen"));
+    unknown.refused_with(125, &["unknown hypervisor \"xen\""]);
+    // What is asked of run is looked at.
+    let output = bed.husk(&["doctor", "--format", "json"]).env("PATH", "/nowhere");
+    let output = output.env("HUSK_HYPERVISOR", "qemu").output().code(1);
+    assert_eq!(state(&checks(&output), "hypervisor"), "broken");
+    // A monitor would look for it in another folder.
+    let relative = run(&["run", BUSYBOX], "HUSK_CONFIG", OsStr::new("config.toml"));
+    relative.refused_with(125, &["HUSK_CONFIG=config.toml: not an absolute path"]);
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn container_to_be_removed_is_gone_when_its_monitor_cannot_come_up() {
+    let bed = Bed::new();
+    let words = ["run", "--rm", BUSYBOX, "true"];
+    let run = bed.husk(&words).env("HUSK_RUNTIME_DIR", "/proc/husk");
+    run.output().refused_with(125, &["bind /proc/husk"]);
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn words_that_are_no_text_are_refused() {
+    let bed = Bed::empty();
+    let script = "exec \"$H\" run --kernel-arg \"$(printf '\\377')\" busybox true";
+    let run = bed.program("sh", &["-c", script]).env("H", bed.bin());
+    run.output().refused_with(125, &["UTF-8"]);
 }
 
 #[test]

@@ -61,3 +61,27 @@ fn running_vmm_has_an_empty_root_and_namespaces_of_its_own() {
     assert_eq!(fs::read_dir(format!("{process}/root")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(format!("{process}/cwd")).unwrap().count(), 0);
 }
+
+#[test]
+fn running_vmm_takes_no_more_of_the_host_than_it_may() {
+    let kvm = kvm_or_skip!();
+    let guest = start(&Setup::new("halt"), kvm);
+    guest.expect("halting", DEADLINE);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", guest.pid())).unwrap();
+    let own = fs::read_to_string("/proc/self/limits").unwrap();
+    for (name, most) in
+        [("Max open files", 2048), ("Max data size", 1 << 30), ("Max core file size", 0)]
+    {
+        // Soft and hard: nothing raises them again. A host may have given less to begin with.
+        let hard: u64 = limit(&own, name)[1].parse().unwrap_or(u64::MAX);
+        let wanted = hard.min(most).to_string();
+        assert_eq!(limit(&limits, name), [wanted.as_str(), wanted.as_str()], "{limits}");
+    }
+}
+
+/// Soft and hard limit, of proc_pid_limits(5).
+fn limit<'a>(limits: &'a str, name: &str) -> [&'a str; 2] {
+    let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    let mut words = line.split_whitespace();
+    [words.next().unwrap(), words.next().unwrap()]
+}

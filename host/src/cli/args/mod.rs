@@ -105,6 +105,9 @@ pub struct Doctor {
     /// table, json, or a template
     #[arg(long, default_value = "table")]
     pub format: String,
+    /// What is to run virtual machines, as for run
+    #[arg(long, env = "HUSK_HYPERVISOR", value_name = "auto|kvm|qemu")]
+    pub hypervisor: Option<Choice>,
 }
 
 /// Containers by name, id, or the start of an id.

@@ -11,7 +11,6 @@ use tokio::task::JoinHandle;
 
 use super::error::SandboxError;
 use crate::engine::dirs::GuestImage;
-use crate::engine::error::Error;
 use crate::engine::record::{HypervisorChoice, Resources};
 use crate::engine::settings::Settings;
 use crate::engine::store::Container;
@@ -24,16 +23,12 @@ pub const IMAGE_SERIAL: &str = "image";
 /// Serial of the writable layer's disk.
 pub const DISK_SERIAL: &str = "disk";
 
-/// How long a guest may take from the VM's start to the agent's hello, and for an answer later.
-/// Emulated guests on a busy machine are slow; a guest that is stuck stays stuck.
-const GUEST_DEADLINE: Duration = Duration::from_secs(60);
-/// Another deadline, in seconds.
-const GUEST_DEADLINE_VARIABLE: &str = "HUSK_GUEST_TIMEOUT";
 /// How long the hello itself may take, once the connection is there.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long a VM that went silent may take to end, so that its exit status is known.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long a VM that went silent may take to end, so that its exit status is known: on a busy
+/// machine a process that was killed is there for a while.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What the guest needs beside the workload, MiB: kernel, agent, page cache to breathe.
 const GUEST_OVERHEAD_MIB: u64 = 96;
@@ -94,7 +89,7 @@ pub async fn boot(
 ) -> Result<Booted, SandboxError> {
     let settings = Settings::load()?;
     let guest = GuestImage::find(&settings)?;
-    let deadline = guest_deadline(&settings)?;
+    let deadline = settings.guest_deadline()?;
     let (hypervisor, verdict) = hypervisor::choose(container.config.hypervisor.parse()?)?;
     let mut vm = hypervisor.launch(&vm_config(container, guest))?;
     // Before the guest's first instruction, if the VMM can help it: it may be quick.
@@ -123,18 +118,6 @@ pub async fn boot(
     let announced = Instant::now();
     let agent = Agent::new(socket, deadline).map_err(SandboxError::io("talk to the agent"))?;
     Ok(Booted { vm, agent, hello, started, announced })
-}
-
-fn guest_deadline(settings: &Settings) -> Result<Duration, Error> {
-    let Ok(text) = std::env::var(GUEST_DEADLINE_VARIABLE) else {
-        return Ok(settings.guest_timeout_secs.map_or(GUEST_DEADLINE, Duration::from_secs));
-    };
-    let seconds = text.parse().ok().filter(|seconds| (1..=3600).contains(seconds));
-    seconds.map(Duration::from_secs).ok_or_else(|| {
-        Error::Invalid(format!(
-            "{GUEST_DEADLINE_VARIABLE}={text}: not a number of seconds, 1 to 3600"
-        ))
-    })
 }
 
 /// What went wrong in a guest: when its VM is going down, that is why.

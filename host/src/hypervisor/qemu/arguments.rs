@@ -7,11 +7,16 @@ use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::super::prepare::OpenDisk;
-use super::super::{Accelerator, VmConfig};
+use super::super::{Accelerator, VmConfig, VmError};
 
 /// Measured otherwise, 250 ms for each processor but the first. Of no use once the kernel knows its
 /// time stamp counter, by which it then delays.
 const LOOPS_PER_JIFFY: u32 = 10_000_000;
+
+/// The most bytes of a kernel's command line. COMMAND_LINE_SIZE of x86, without its zero.
+const COMMAND_LINE_MAX: usize = husk_vmm::layout::COMMAND_LINE_MAX - 1;
+/// What QEMU adds for each device, at most: ` virtio_mmio.device=512@0xfeb00e00:12`.
+const DEVICE_WORD_BYTES: usize = 40;
 
 /// What the arguments are made from.
 #[derive(Debug)]
@@ -30,7 +35,16 @@ pub struct Machine<'a> {
 
 impl Machine<'_> {
     /// The arguments, without the program's name. Descriptors appear under their own numbers.
-    pub fn arguments(&self) -> Vec<OsString> {
+    ///
+    /// # Errors
+    /// [`VmError::CommandLine`]: the guest's kernel would hang without a word.
+    pub fn arguments(&self) -> Result<Vec<OsString>, VmError> {
+        // Beside the disks, vsock and entropy.
+        let added = (self.disks.len() + 2) * DEVICE_WORD_BYTES;
+        let len = self.kernel_command_line().len() + added;
+        if len > COMMAND_LINE_MAX {
+            return Err(VmError::CommandLine { len, max: COMMAND_LINE_MAX });
+        }
         let mut list = Arguments(Vec::new());
         self.isolation(&mut list);
         self.board(&mut list);
@@ -39,7 +53,7 @@ impl Machine<'_> {
         for (index, disk) in self.disks.iter().enumerate() {
             add_disk(&mut list, index, disk);
         }
-        list.0
+        Ok(list.0)
     }
 
     /// Nothing that was not asked for, and no way to get it later.
@@ -215,7 +229,7 @@ mod tests {
             disks: &disks,
             vsock: vsock.as_fd(),
         };
-        let list = machine.arguments().into_iter().map(|word| word.into_string().unwrap());
+        let list = machine.arguments().unwrap().into_iter().map(|word| word.into_string().unwrap());
         (list.collect(), fd)
     }
 
@@ -228,6 +242,21 @@ mod tests {
         let (list, _) = arguments(Accelerator::Tcg, true);
         assert_eq!(values(&list, "-kernel"), ["/a,b/vmlinux"]);
         assert_eq!(values(&list, "-initrd"), ["/a,b/initramfs"]);
+    }
+
+    #[test]
+    fn command_line_that_is_too_long_for_the_kernel_is_refused() {
+        let vsock = File::open("/dev/null").unwrap();
+        let refused = |len| {
+            let config = VmConfig { kernel_args: vec!["x".repeat(len)], ..config() };
+            let (accelerator, vsock) = (Accelerator::Kvm, vsock.as_fd());
+            let machine =
+                Machine { config: &config, accelerator, tsc_khz: None, disks: &[], vsock };
+            machine.arguments().err().map(|error| error.to_string())
+        };
+        assert_eq!(refused(1500), None);
+        let error = refused(2000).unwrap();
+        assert!(error.starts_with("start VM: the kernel's command line has 2"), "{error}");
     }
 
     #[test]

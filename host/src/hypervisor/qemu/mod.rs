@@ -71,7 +71,7 @@ impl Qemu {
         };
         let mut command = Command::new(&self.program);
         command
-            .args(machine.arguments())
+            .args(machine.arguments()?)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

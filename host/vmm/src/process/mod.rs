@@ -16,6 +16,7 @@ mod devices;
 mod end;
 mod hotplug;
 pub mod input;
+mod limits;
 pub mod meter;
 mod session;
 
@@ -29,7 +30,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::boot::{self, BootError, Images};
 use crate::channel::Channel;
@@ -55,10 +55,6 @@ pub const COMMAND: &str = "vmm";
 
 /// As the kernel has it, in `ps` and in its log.
 const PROCESS_NAME: &CStr = c"husk-vmm";
-/// The most descriptors: each stream of the guest is one. Hosts allow 1024 by default, which is as
-/// many streams as there may be, and nothing beside.
-const MAX_OPEN_FILES: u64 = 2048;
-
 /// Why there is no machine, or why it could not go on.
 #[derive(Debug, thiserror::Error)]
 enum ProcessError {
@@ -152,7 +148,7 @@ fn run() -> Result<End, ProcessError> {
     let descriptors = Descriptors::inherit(&config.descriptors())?;
     // A kernel without it leaves one number unknown.
     let meter = Meter::open().ok();
-    allow_open_files().map_err(system("raise RLIMIT_NOFILE"))?;
+    limits::set().map_err(system("set the limits of the process"))?;
     let files = meter.iter().map(|meter| meter.file().as_fd());
     let keep: Vec<BorrowedFd<'_>> = descriptors.all().chain(files).collect();
     let jail = jail::enter(&keep)?;
@@ -162,13 +158,6 @@ fn run() -> Result<End, ProcessError> {
     let hotplug = config.memory.hotplug_mib > 0;
     filter::install(if hotplug { filter::Role::MainHotplug } else { filter::Role::Main })?;
     session.serve(&jail, config.start_paused)
-}
-
-/// As many as [`MAX_OPEN_FILES`], if the host lets us.
-fn allow_open_files() -> nix::Result<()> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let wanted = MAX_OPEN_FILES.min(hard);
-    if soft >= wanted { Ok(()) } else { setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) }
 }
 
 /// A machine whose processors wait.

@@ -20,7 +20,7 @@ pub enum Command {
     Connect {
         /// Port in the guest.
         guest_port: u32,
-        /// The device's end of the stream.
+        /// The device's end of the stream, which does not block.
         stream: UnixStream,
     },
     /// Take connections of the guest.
@@ -100,6 +100,7 @@ impl VsockHandle {
     /// `NotConnected` when the VM is gone, and those of socketpair(2).
     pub fn connect(&self, guest_port: u32) -> io::Result<UnixStream> {
         let (stream, device_end) = UnixStream::pair()?;
+        device_end.set_nonblocking(true)?;
         self.send(Command::Connect { guest_port, stream: device_end })?;
         Ok(stream)
     }
@@ -176,10 +177,10 @@ impl VsockListener {
         self.host_port
     }
 
-    /// The guest's next connection. Blocks for up to `timeout`, then is `Ok(None)`.
+    /// The guest's next connection, a blocking stream. Waits for up to `timeout`, then is `Ok(None)`.
     ///
     /// # Errors
-    /// `ConnectionAborted` when the VM is gone, and those of poll(2).
+    /// `ConnectionAborted` when the VM is gone, and those of poll(2) and fcntl(2).
     pub fn accept(&self, timeout: Duration) -> io::Result<Option<UnixStream>> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -200,22 +201,22 @@ impl VsockListener {
         }
     }
 
-    /// The guest's next connection if one waits. Does not block.
+    /// The guest's next connection if one waits, a blocking stream. Does not wait.
     ///
     /// # Errors
-    /// `ConnectionAborted` when the VM is gone.
+    /// `ConnectionAborted` when the VM is gone, and those of fcntl(2).
     pub fn try_accept(&self) -> io::Result<Option<UnixStream>> {
         match self.streams.try_recv() {
             Ok(stream) => {
                 // One count per stream; EAGAIN when the sender has not counted yet is harmless:
                 // the descriptor is then readable once in vain.
                 let _ = self.ready.read();
-                Ok(Some(self.take(stream)))
+                self.take(stream).map(Some)
             }
             Err(TryRecvError::Empty) => {
                 let _ = self.ready.read();
                 match self.streams.try_recv() {
-                    Ok(stream) => Ok(Some(self.take(stream))),
+                    Ok(stream) => self.take(stream).map(Some),
                     Err(TryRecvError::Empty) => Ok(None),
                     Err(TryRecvError::Disconnected) => Err(gone()),
                 }
@@ -225,10 +226,11 @@ impl VsockListener {
     }
 
     /// Makes room for another connection.
-    fn take(&self, stream: UnixStream) -> UnixStream {
+    fn take(&self, stream: UnixStream) -> io::Result<UnixStream> {
         // A VM that is gone has none.
         let _ = self.handle.send(Command::Taken { host_port: self.host_port });
-        stream
+        stream.set_nonblocking(false)?;
+        Ok(stream)
     }
 }
 

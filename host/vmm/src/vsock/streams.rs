@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::connection::Connection;
 use super::handle::{Command, Offers};
@@ -25,6 +26,14 @@ struct Stream {
     write_ended: bool,
     /// The socket was shut down for reading.
     read_ended: bool,
+}
+
+/// The two ends of a stream, neither of which blocks. Whoever gets the other one may change that for
+/// himself; the process of this one may have a filter that does not let it.
+pub(crate) fn pair() -> io::Result<(UnixStream, UnixStream)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
+    Ok((ours.into(), theirs.into()))
 }
 
 /// A port of the host that somebody listens to.
@@ -152,8 +161,7 @@ impl Streams {
             muxer.update(id, Connection::abort);
             return;
         };
-        let offered =
-            UnixStream::pair().map(|(ours, theirs)| listener.offer(theirs).then_some(ours));
+        let offered = pair().map(|(ours, theirs)| listener.offer(theirs).then_some(ours));
         match offered {
             Ok(Some(ours)) => self.add(muxer, epoll, id, ours),
             Ok(None) => {
@@ -171,10 +179,7 @@ impl Streams {
             | EpollFlags::EPOLLOUT
             | EpollFlags::EPOLLRDHUP
             | EpollFlags::EPOLLET;
-        let added = socket.set_nonblocking(true).and_then(|()| {
-            epoll.add(socket.as_fd(), EpollEvent::new(interest, token(id))).map_err(io::Error::from)
-        });
-        if let Err(error) = added {
+        if let Err(error) = epoll.add(socket.as_fd(), EpollEvent::new(interest, token(id))) {
             tracing::warn!(%error, "vsock stream not served");
             muxer.update(id, Connection::abort);
             muxer.forget_if_over(id);

@@ -54,6 +54,9 @@ pub fn micros(from: u64, to: u64) -> u64 {
 #[derive(Clone, Copy)]
 pub struct Deadline(u64);
 
+/// How long a device or the host may take for what they have to do, on a machine that does much else.
+pub const PATIENCE_MS: u64 = 60_000;
+
 /// So many milliseconds from now.
 pub fn after_ms(ms: u64) -> Deadline {
     Deadline(ticks() + ms * ticks_per_ms())

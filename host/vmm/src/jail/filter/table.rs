@@ -84,8 +84,9 @@ const KVM_SET_USER_MEMORY_REGION: libc::Ioctl =
 const KVM_KVMCLOCK_CTRL: libc::Ioctl = libc::_IO(KVMIO, 0xad);
 /// linux/if_tun.h.
 const TUNSETOFFLOAD: libc::Ioctl = libc::_IOW::<libc::c_uint>(b'T' as u32, 208);
-/// asm-generic/ioctls.h: how the standard library makes a socket non-blocking.
-const FIONBIO: libc::Ioctl = 0x5421;
+/// A stream as the guest's connections get it. The monitor holds the other end, and the VMM may hold
+/// that, too: nothing here makes it block, for whoever reads it counts on that.
+const STREAM: libc::c_int = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
 /// fallocate(2): files keep their size.
 const PUNCH_HOLE: libc::c_int = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 const ZERO_RANGE: libc::c_int = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
@@ -100,10 +101,18 @@ pub const EVERY_THREAD: &[Call] = &[
     any(libc::SYS_close),
     // A debug build's standard library looks whether what it closes is open.
     when(libc::SYS_fcntl, &[&[equal(1, libc::F_GETFD)]]),
-    // The allocator: memory of no file, never to be executed.
+    // The allocator: memory of no file, never to be executed, and of the process's own, which is what
+    // its limit counts (RLIMIT_DATA): not shared, no stack that grows, no page of the host's pool.
     any(libc::SYS_brk),
     any(libc::SYS_munmap),
-    when(libc::SYS_mmap, &[&[without(2, libc::PROT_EXEC), with(3, libc::MAP_ANONYMOUS)]]),
+    when(
+        libc::SYS_mmap,
+        &[&[
+            without(2, libc::PROT_EXEC),
+            with(3, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS),
+            without(3, libc::MAP_GROWSDOWN | libc::MAP_HUGETLB),
+        ]],
+    ),
     when(libc::SYS_mprotect, &[&[without(2, libc::PROT_EXEC)]]),
     when(libc::SYS_mremap, &[&[equal(3, libc::MREMAP_MAYMOVE)]]),
     // The same, and a thread's stack at its end.
@@ -140,10 +149,11 @@ pub const DEVICES: &[Call] = &[
     // The features that the driver took, told to the tap.
     when(libc::SYS_ioctl, &[&[request(TUNSETOFFLOAD)]]),
     // The vhost-user file server, and vsock's streams that end: sockets that are connected. Without
-    // an address, so that no other could be reached by one that is not.
-    any(libc::SYS_sendmsg),
-    any(libc::SYS_recvmsg),
-    when(libc::SYS_recvfrom, &[&[null(4), null(5)]]),
+    // an address, so that no other could be reached by one that is not; without urgent bytes, which
+    // nobody needs and which were a way into the kernel.
+    when(libc::SYS_sendmsg, &[&[without(2, libc::MSG_OOB)]]),
+    when(libc::SYS_recvmsg, &[&[without(2, libc::MSG_OOB)]]),
+    when(libc::SYS_recvfrom, &[&[without(3, libc::MSG_OOB), null(4), null(5)]]),
     any(libc::SYS_shutdown),
 ];
 
@@ -160,12 +170,8 @@ pub const MAIN: &[Call] = &[
     // Memory that the balloon and virtio-mem give back.
     when(libc::SYS_fallocate, &[&[equal(1, PUNCH_HOLE)]]),
     // A connection that the guest asks for: one end is sent to whoever listens.
-    when(
-        libc::SYS_socketpair,
-        &[&[equal(0, libc::AF_UNIX), equal(1, libc::SOCK_STREAM | libc::SOCK_CLOEXEC)]],
-    ),
-    when(libc::SYS_ioctl, &[&[request(FIONBIO)]]),
-    when(libc::SYS_sendto, &[&[null(4), equal(5, 0)]]),
+    when(libc::SYS_socketpair, &[&[equal(0, libc::AF_UNIX), equal(1, STREAM)]]),
+    when(libc::SYS_sendto, &[&[without(3, libc::MSG_OOB), null(4), equal(5, 0)]]),
     // Statistics: its own numbers, from a file of /proc that is open.
     any(libc::SYS_lseek),
 ];

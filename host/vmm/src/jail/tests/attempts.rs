@@ -168,6 +168,35 @@ const REFUSED_BY_FILTER: &[Attempt] = &[
         let protection = of(libc::PROT_READ | libc::PROT_EXEC);
         plain(libc::SYS_pkey_mprotect, [page(), 4096, protection, usize::MAX, 0, 0])
     }),
+    ("map memory that does not count as its own", |_| {
+        let flags = of(libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        plain(libc::SYS_mmap, [0, 4096, of(libc::PROT_READ), flags, usize::MAX, 0])
+    }),
+    ("map a stack", |_| {
+        let flags = of(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_GROWSDOWN);
+        plain(libc::SYS_mmap, [0, 4096, of(libc::PROT_READ), flags, usize::MAX, 0])
+    }),
+    ("take the host's huge pages", |_| {
+        let flags = of(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB);
+        plain(libc::SYS_mmap, [0, 4096, of(libc::PROT_READ), flags, usize::MAX, 0])
+    }),
+    ("make the monitor's stream block", |_| {
+        plain(libc::SYS_ioctl, [0, of(0x5421), page(), 0, 0, 0])
+    }),
+    ("make a stream that blocks", |_| {
+        let kind = of(libc::SOCK_STREAM | libc::SOCK_CLOEXEC);
+        plain(libc::SYS_socketpair, [of(libc::AF_UNIX), kind, 0, page(), 0, 0])
+    }),
+    ("send urgent bytes", |_| plain(libc::SYS_sendto, [0, path(c"x"), 1, of(libc::MSG_OOB), 0, 0])),
+    ("send an urgent message", |_| {
+        plain(libc::SYS_sendmsg, [0, page(), of(libc::MSG_OOB), 0, 0, 0])
+    }),
+    ("receive urgent bytes", |_| {
+        plain(libc::SYS_recvfrom, [0, page(), 1, of(libc::MSG_OOB), 0, 0])
+    }),
+    ("receive an urgent message", |_| {
+        plain(libc::SYS_recvmsg, [0, page(), of(libc::MSG_OOB), 0, 0, 0])
+    }),
     ("take signals from a file", |_| plain(libc::SYS_fcntl, [0, of(libc::F_SETOWN), 0, 0, 0, 0])),
     ("change a descriptor", |_| plain(libc::SYS_fcntl, [0, of(libc::F_SETFL), 0, 0, 0, 0])),
     ("copy a descriptor", |_| plain(libc::SYS_fcntl, [0, of(libc::F_DUPFD), 0, 0, 0, 0])),

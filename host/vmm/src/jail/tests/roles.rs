@@ -26,6 +26,7 @@ use super::super::filter::{self, Role};
 use super::everybody;
 use super::sys::{End, spawn, wait};
 use crate::probe::machine::{Machine, Stop};
+use crate::vsock::streams;
 
 /// Runs `work` on a thread of its own under the filter of `role`, in a jailed child of the test.
 fn assert_lives<T: Send + 'static>(
@@ -106,10 +107,9 @@ fn serve(sources: &mut Sources) {
     event.read().unwrap();
     let soon = Expiration::OneShot(TimeSpec::from_duration(Duration::from_millis(1)));
     timer.set(soon, TimerSetTimeFlags::empty()).unwrap();
-    near.set_nonblocking(true).unwrap();
     near.write_all(b"hello").unwrap();
     far.read_exact(&mut [0; 5]).unwrap();
-    pass_descriptor(near, far, &UnixStream::pair().unwrap().0);
+    pass_descriptor(near, far, &streams::pair().unwrap().0);
     near.shutdown(std::net::Shutdown::Both).unwrap();
 }
 

@@ -79,7 +79,7 @@ impl Mem {
 
     #[track_caller]
     fn wait_for(&self, field: u64, wanted: impl Fn(u64) -> bool) -> u64 {
-        let end = clock::after_ms(30_000);
+        let end = clock::after_ms(clock::PATIENCE_MS);
         loop {
             let size = self.device.config64(field);
             if wanted(size) {
@@ -269,7 +269,7 @@ fn devices() {
     assert_eq!(mem.ask(UNPLUG_ALL, 0, 0).0, ACK);
     mem.wait_for_nothing_usable();
     device.notify(0);
-    let end = clock::after_ms(30_000);
+    let end = clock::after_ms(clock::PATIENCE_MS);
     while device.status() & status::NEEDS_RESET == 0 {
         assert!(!end.is_past(), "a device whose rings are gone says nothing");
     }
