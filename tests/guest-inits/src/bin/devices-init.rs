@@ -38,8 +38,11 @@ const HOST_FILE: &str = "from-host";
 /// Another processor's work and a slow one's patience.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Uses one device.
+type Step = fn() -> Result<()>;
+
 fn main() {
-    let steps: [(&str, fn() -> Result<()>); 8] = [
+    let steps: [(&str, Step); 8] = [
         ("file systems", file_systems),
         ("net", network),
         ("disk", disk),
@@ -182,13 +185,8 @@ fn names(folder: &str) -> Result<Vec<String>> {
 /// read and what was written.
 fn share() -> Result<()> {
     mount_share(SHARE)?;
-    let listed = (names(SHARE.1)?, names(&format!("{}/folder", SHARE.1))?);
-    if listed
-        != (
-            vec!["folder".to_owned(), HOST_FILE.to_owned()],
-            ["a", "b", "c"].map(String::from).to_vec(),
-        )
-    {
+    let listed = [names(SHARE.1)?, names(&format!("{}/folder", SHARE.1))?].concat();
+    if listed != ["folder", HOST_FILE, "a", "b", "c"] {
         return Err(Error::other(format!("the folders have {listed:?}")));
     }
     copy_share("from-guest")
