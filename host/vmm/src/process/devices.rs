@@ -1,4 +1,5 @@
-//! The devices of a machine, made from its configuration, in the order in which they are on the bus.
+//! The devices of a machine, made from its configuration, in the order in which they are on the
+//! bus.
 
 use std::error::Error;
 use std::fmt;

@@ -1,7 +1,7 @@
-//! What no honest driver does, to the device `kind=N` on its queue `queue=N`, with the features that
-//! `features=N` adds. A device may give a
-//! chain back, break its queue, or ask for a reset; after a reset it works. The harness asserts that
-//! the machine is still there, and what the device counted.
+//! What no honest driver does, to the device `kind=N` on its queue `queue=N`, with the features
+//! that `features=N` adds. A device may give a chain back, break its queue, or ask for a reset;
+//! after a reset it works. The harness asserts that the machine is still there, and what the device
+//! counted.
 
 mod endless;
 mod registers;
