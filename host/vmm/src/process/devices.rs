@@ -244,7 +244,7 @@ impl Devices {
         self.transports.iter().zip(&self.names).map(numbers).collect()
     }
 
-    /// Waits until no device writes to guest memory, whose processors are paused.
+    /// Waits until no device writes to guest memory, while the guest's processors are paused.
     ///
     /// # Errors
     /// The device that still did when the time was up, for people.
