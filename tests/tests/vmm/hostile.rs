@@ -1,5 +1,5 @@
-//! Drivers that do what no honest one does, to each device: the machine outlives them, and the device
-//! works after a reset.
+//! Drivers that do what no honest one does, to each device: the machine outlives them, and the
+//! device works after a reset.
 
 use husk_tests::bare_bed::{Setup, Share, Size, Tap, Virtiofsd, YesServer};
 use husk_vmm::control::Request;

@@ -1,5 +1,5 @@
-//! Time, by the time stamp counter, whose rate is measured with the local APIC's timer: a tick of it
-//! is a nanosecond under KVM and QEMU alike.
+//! Time, by the time stamp counter, whose rate is measured with the local APIC's timer: a tick of
+//! it is a nanosecond under KVM and QEMU alike.
 
 use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! The back end's end of a socket: vhost-user requests and their replies, "Vhost-user Protocol" of the
-//! QEMU documentation. Knows no device.
+//! The back end's end of a socket: vhost-user requests and their replies, "Vhost-user Protocol" of
+//! the QEMU documentation. Knows no device.
 //!
 //! Messages are crate vhost's; the exchange is not: its front end waits for ever where a back end
 //! hangs. Here requests that belong together have a deadline, and after the first that failed there
@@ -214,7 +214,8 @@ impl BackEnd {
         self.set(FrontendReq::SET_MEM_TABLE, &body, &files)
     }
 
-    /// Starts a queue, which the guest tells of buffers by `kick` and which tells the guest by `call`.
+    /// Starts a queue, which the guest tells of buffers by `kick` and which tells the guest by
+    /// `call`.
     ///
     /// # Errors
     /// [`BackEndError`].
@@ -245,7 +246,8 @@ impl BackEnd {
         self.set(FrontendReq::SET_VRING_ENABLE, state(1).as_slice(), &[])
     }
 
-    /// Stops a queue: the back end does not touch it, nor the memory that it names, when this returns.
+    /// Stops a queue: the back end does not touch it, nor the memory that it names, when this
+    /// returns.
     ///
     /// # Errors
     /// [`BackEndError`].

@@ -135,7 +135,8 @@ impl Device {
         Ok(started)
     }
 
-    /// Guest memory is another: a back end at work is told, and has no more than that when this returns.
+    /// Guest memory is another: a back end at work is told, and has no more than that when this
+    /// returns.
     pub fn share(&mut self, memory: &Memory) {
         if !matches!(self.state, State::Active { .. }) {
             return;
