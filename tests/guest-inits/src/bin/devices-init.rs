@@ -214,7 +214,7 @@ fn fixed_share() -> Result<()> {
         other => Err(Error::other(format!("not refused: {other:?}"))),
     };
     refused(OpenOptions::new().write(true).open(&path))?;
-    refused(File::create_new(format!("{}/from-guest", FIXED.1)))
+    refused(File::create_new(format!("{}/refused", FIXED.1)))
 }
 
 /// With memory that was not there when it was mounted, and nothing kept of the file.
