@@ -1,6 +1,6 @@
-//! The guest agent alone in a VM: no engine and no command line. Boots kernel and guest image, speaks
-//! the protocol to the agent, and shows the console when the guest does not come up. One VM serves
-//! all cases of a test process.
+//! The guest agent alone in a VM: no engine and no command line. Boots kernel and guest image,
+//! speaks the protocol to the agent, and shows the console when the guest does not come up. One VM
+//! serves all cases of a test process.
 
 mod container;
 mod copies;
@@ -49,8 +49,9 @@ pub use machine::Options;
 pub use namespaces::{FIRST_ID, IDS};
 pub use raw::RawGuest;
 
-/// Of a call: a translated guest on a busy machine is slow.
-const DEADLINE: Duration = Duration::from_secs(60);
+/// Of a call, also of one that waits for a process's end: a translated guest on a busy machine is
+/// slow.
+const DEADLINE: Duration = Duration::from_secs(240);
 
 /// A VM with an agent that has announced itself.
 pub struct Bed {
@@ -63,6 +64,8 @@ pub struct Bed {
     stdio: StdioClient,
     guest: GuestClient,
     files: FilesClient,
+    /// Set once the program of [`Bed::guest_hook`] is in this VM.
+    program: OnceLock<()>,
     /// What the agent said of itself.
     pub hello: Hello,
 }
@@ -182,6 +185,7 @@ impl Bed {
             stdio: StdioClient::new(client.clone()),
             guest: GuestClient::new(client.clone()),
             files: FilesClient::new(client),
+            program: OnceLock::new(),
             hello: machine.hello,
         })
     }
@@ -418,9 +422,16 @@ impl Bed {
                 self.delete(&container.id).await?;
                 return Err(refusal);
             }
-            let ended = self.finish(&container.id, "", stdio, stdin).await;
+            let ended = match self.finish(&container.id, "", stdio, stdin).await {
+                Ok(ended) => ended,
+                Err(refusal) => {
+                    // What is told is why it was waited for in vain.
+                    let _ = self.remove(&container.id).await;
+                    return Err(refusal);
+                }
+            };
             self.delete(&container.id).await?;
-            ended
+            Ok(ended)
         })
     }
 

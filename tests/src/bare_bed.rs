@@ -11,12 +11,14 @@ mod held;
 mod qemu;
 mod serial;
 mod setup;
+mod share;
 mod tap;
 
 pub use guest::{Ended, Guest};
 pub use held::Held;
 pub use qemu::{Accelerator, InQemu, run_in_qemu};
 pub use setup::{Disk, Kernel, Linux, Protocol, Setup, Size};
+pub use share::{Fault, Share, Virtiofsd, YesServer, pattern};
 pub use tap::Tap;
 
 use std::fs::File;

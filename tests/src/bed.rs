@@ -6,7 +6,6 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use husk::hypervisor::Choice;
 use serde_json::Value;
@@ -19,7 +18,7 @@ use crate::leftovers;
 use crate::permit::Permit;
 use crate::run::Run;
 use crate::terminal::Terminal;
-use crate::wait::{eventually, within};
+use crate::wait::{PATIENCE, eventually, within};
 
 /// The name of the image that [`Bed::new`] loads.
 pub const BUSYBOX: &str = "busybox:latest";
@@ -28,8 +27,6 @@ pub const BUSYBOX: &str = "busybox:latest";
 const GUEST_SECONDS: u32 = 60;
 /// Where Debian's busybox-static has its program.
 const BUSYBOX_PLACES: [&str; 2] = ["/bin/busybox", "/usr/bin/busybox"];
-/// How long the last processes may take to go once nothing keeps them.
-const SETTLE: Duration = Duration::from_secs(5);
 /// What is shown of a log when a test fails.
 const LOG_TAIL: usize = 4000;
 
@@ -289,7 +286,7 @@ impl Bed {
     /// When it does not get there.
     pub fn await_state(&self, name: &str, state: &str) {
         let reached = || (self.state(name).as_deref() == Some(state)).then_some(());
-        eventually(Duration::from_secs(60), &format!("{name} is {state}"), reached);
+        eventually(&format!("{name} is {state}"), reached);
     }
 
     /// Names of all containers, one a line of `ps`.
@@ -336,7 +333,7 @@ impl Bed {
 
     fn left(&self) -> Vec<String> {
         let look = || leftovers::of_idle(self.root(), &self.data(), &self.runtime());
-        match within(SETTLE, || look().is_empty().then_some(())) {
+        match within(PATIENCE, || look().is_empty().then_some(())) {
             Some(()) => Vec::new(),
             None => look(),
         }

@@ -13,12 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::bed::Bed;
-use crate::wait::within;
-
-/// What a command may take when nothing else is said. An emulated guest on a busy machine is slow.
-const DEADLINE: Duration = Duration::from_secs(90);
-/// How long pipes may stay open after their command has ended.
-const PIPES: Duration = Duration::from_secs(10);
+use crate::wait::{PATIENCE, within};
 
 /// A command about to run.
 pub struct Run<'a> {
@@ -41,8 +36,6 @@ pub struct Output {
     pub stdout: Vec<u8>,
     /// Standard error.
     pub stderr: Vec<u8>,
-    /// From start to exit.
-    pub took: Duration,
     logs: String,
 }
 
@@ -53,7 +46,7 @@ impl<'a> Run<'a> {
         command.args(words).envs(bed.variables());
         let name = program.to_string_lossy();
         let words = format!("{} {}", name.rsplit('/').next().unwrap_or_default(), words.join(" "));
-        Self { bed, command, words, stdin: Vec::new(), keep_stdin: false, deadline: DEADLINE }
+        Self { bed, command, words, stdin: Vec::new(), keep_stdin: false, deadline: PATIENCE }
     }
 
     /// What it reads before its input ends.
@@ -259,11 +252,10 @@ impl Running<'_> {
                 self.stderr_so_far()
             );
         }
-        let took = self.began.elapsed();
         let closed =
             || (self.stdout.thread.is_finished() && self.stderr.thread.is_finished()).then_some(());
         assert!(
-            within(PIPES, closed).is_some(),
+            within(PATIENCE, closed).is_some(),
             "{}: ended, but somebody it left behind holds its output open",
             self.words
         );
@@ -274,7 +266,6 @@ impl Running<'_> {
             code,
             stdout: self.stdout.so_far(),
             stderr: self.stderr.so_far(),
-            took,
             logs: if code == 0 { String::new() } else { self.bed.logs() },
         }
     }

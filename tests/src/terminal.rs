@@ -7,7 +7,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
@@ -15,9 +14,7 @@ use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use nix::unistd::{Pid, ttyname};
 
 use crate::bed::Bed;
-use crate::wait::within;
-
-const DEADLINE: Duration = Duration::from_secs(90);
+use crate::wait::{PATIENCE, within};
 
 /// A husk command on a terminal. Killed when dropped.
 pub struct Terminal<'a> {
@@ -81,7 +78,7 @@ impl<'a> Terminal<'a> {
     /// When it never is.
     pub fn expect(&self, text: &str) {
         let shown = || self.screen().contains(text).then_some(());
-        if within(DEADLINE, shown).is_none() {
+        if within(PATIENCE, shown).is_none() {
             panic!("no {text:?} on the screen:\n{}\n{}", self.screen(), self.bed.logs());
         }
     }
@@ -127,7 +124,7 @@ impl<'a> Terminal<'a> {
     /// When it does not end, or leaves the terminal changed.
     #[must_use]
     pub fn wait(&mut self) -> i32 {
-        let ended = within(DEADLINE, || self.child.try_wait().expect("a child can be waited for"));
+        let ended = within(PATIENCE, || self.child.try_wait().expect("a child can be waited for"));
         let Some(status) = ended else {
             panic!("husk still runs; screen:\n{}\n{}", self.screen(), self.bed.logs());
         };

@@ -1,5 +1,5 @@
-//! Hooks as programs: config.md, "POSIX-platform Hooks". Those of the container's namespaces are run
-//! from here, by the second stage; those of the guest's by the supervisor, with the same parts.
+//! Hooks as programs: config.md, "POSIX-platform Hooks". Those of the container's namespaces are
+//! run from here, by the second stage; those of the guest's by the supervisor, with the same parts.
 //!
 //! ```text
 //! Create: namespaces, mounts, devices --> prestart, createRuntime (guest) --> createContainer
@@ -246,8 +246,8 @@ fn run(plan: &HookPlan, state: &[u8]) -> Result<(), StageError> {
     let in_time = attend(&child, output, plan.timeout, &mut said)
         .map_err(HookError::start(plan, "wait for it"))?;
     if !in_time {
-        // Its whole session, and itself in case that it leads none yet. What has left that is in the
-        // container's cgroup, and ends with it.
+        // Its whole session, and itself in case that it leads none yet. What has left that is in
+        // the container's cgroup, and ends with it.
         let _ = killpg(child.pid, Signal::SIGKILL);
         let _ = sys::process::send_signal(child.pidfd.as_fd(), libc::SIGKILL);
     }
@@ -362,8 +362,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
-        let told = message(run(&plan(&script, Some(1)), b""));
-        assert!(told.contains("still runs after 1 s"), "{told}");
+        // Enough to come as far as its file.
+        let told = message(run(&plan(&script, Some(5)), b""));
+        assert!(told.contains("still runs after 5 s"), "{told}");
         let pid = std::fs::read_to_string(file).unwrap();
         let status = format!("/proc/{}/stat", pid.trim());
         // A signal's effect may come after the call that sent it.

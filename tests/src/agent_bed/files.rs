@@ -1,7 +1,7 @@
 //! Files that the host brings to the guest, programs among them, and what hooks have written beside
 //! them.
 
-use std::{fs, sync::OnceLock};
+use std::fs;
 
 use husk_protocols::agent::{File, SetupRequest};
 use serde_json::{Value, json};
@@ -30,16 +30,11 @@ impl Bed {
     /// # Panics
     /// When the guest does not take the program.
     pub fn guest_hook(&self, script: &str) -> Value {
-        static PROGRAMS: OnceLock<()> = OnceLock::new();
-        PROGRAMS.get_or_init(|| self.bring_program());
+        self.program.get_or_init(|| self.bring_program());
         json!({"path": format!("{FILES}/{PROGRAM}"), "args": ["sh", "-c", script]})
     }
 
-    /// The program of [`Self::guest_hook`], for a VM of one's own.
-    ///
-    /// # Panics
-    /// When the guest does not take it.
-    pub fn bring_program(&self) {
+    fn bring_program(&self) {
         let program = fs::read(BUSYBOX).expect("busybox-static is installed");
         self.block_on(self.bring(PROGRAM, &program, 0o755)).expect("the guest takes the program");
     }

@@ -28,7 +28,7 @@ use crate::bed::husk_program;
 use crate::hypervisor::{test_kernel, under_test};
 
 /// A translated guest on a busy machine takes seconds.
-const BOOT_DEADLINE: Duration = Duration::from_secs(60);
+const BOOT_DEADLINE: Duration = Duration::from_secs(240);
 const MEMORY_MIB: u32 = 384;
 
 /// How a VM differs from others.

@@ -1,4 +1,5 @@
-//! A guest whose host misbehaves: the bare connection, for cases after which nothing is left to ask.
+//! A guest whose host misbehaves: the bare connection, for cases after which nothing is left to
+//! ask.
 
 use std::{
     fs,
@@ -16,7 +17,7 @@ use husk_vmm::vsock::VsockHandle;
 use super::{Bed, Options, machine, own_folder};
 
 /// A guest may take seconds to end on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(240);
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// A VM with an agent that has announced itself, and nothing that speaks to it.

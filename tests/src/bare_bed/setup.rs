@@ -9,9 +9,9 @@ use husk_vmm::config::{Config, Devices, Memory, Vcpus, Vsock};
 use husk_vmm::rate_limit::Limits;
 use husk_vmm::virtio::blk::EngineKind;
 use husk_vmm::virtio::net::Mac;
-use husk_vmm::virtio::{balloon, blk, console, mem, net};
+use husk_vmm::virtio::{balloon, blk, console, fs, mem, net};
 
-use super::Tap;
+use super::{Share, Tap};
 use crate::guest::init_program;
 
 /// Of the vsock device, as the guests take it for granted.
@@ -101,6 +101,8 @@ pub struct Setup {
     pub disks: Vec<Disk>,
     /// The network device's tap.
     pub tap: Option<Tap>,
+    /// File system devices.
+    pub shares: Vec<Share>,
     /// An entropy device.
     pub rng: bool,
     /// A vsock device.
@@ -123,6 +125,7 @@ impl Setup {
             size: Size::default(),
             disks: Vec::new(),
             tap: None,
+            shares: Vec::new(),
             rng: true,
             vsock: false,
             console: false,
@@ -205,6 +208,11 @@ impl Setup {
             rx_limits: Limits::default(),
             tx_limits: Limits::default(),
         };
+        let share = |share: &Share| fs::Config {
+            socket: share.socket.as_raw_fd(),
+            tag: share.tag.to_owned(),
+            request_queues: 1,
+        };
         Config {
             kvm: files.kvm.as_raw_fd(),
             control: number(wires.control),
@@ -232,7 +240,7 @@ impl Setup {
                     .balloon_mib
                     .map(|mib| balloon::Config { mib, ..Default::default() }),
                 mem: mem::Config { mib: self.size.plugged_mib },
-                shares: Vec::new(),
+                shares: self.shares.iter().map(share).collect(),
                 console: self.console.then(|| console::Config {
                     output: number(wires.console),
                     input: None,
@@ -248,6 +256,7 @@ impl Setup {
         keep.extend(files.initramfs.as_ref().map(AsFd::as_fd));
         keep.extend(files.disks.iter().map(File::as_fd));
         keep.extend(self.tap.iter().map(AsFd::as_fd));
+        keep.extend(self.shares.iter().map(|share| share.socket.as_fd()));
         keep.extend(self.vsock.then_some(wires.streams));
         keep.extend(self.console.then_some(wires.console));
         keep

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::bed_or_skip;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 const AT_ONCE: Duration = Duration::ZERO;
 
 fn small_memory() -> Value {

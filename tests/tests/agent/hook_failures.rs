@@ -1,5 +1,5 @@
-//! Hooks that fail, hang, leave something behind, or cannot be run: runtime.md, "Lifecycle", says what
-//! becomes of the container.
+//! Hooks that fail, hang, leave something behind, or cannot be run: runtime.md, "Lifecycle", says
+//! what becomes of the container.
 
 use husk_protocols::error::ErrorKind;
 use husk_tests::agent_bed::{Container, FILES};
@@ -96,10 +96,11 @@ fn hook_that_runs_too_long_is_killed_with_all_it_has_started() {
         let script =
             format!("{FILES}/busybox-hook setsid {run} & {run} & echo asleep; wait; : {mark}");
         let mut hook = bed.guest_hook(&script);
-        hook["timeout"] = json!(1);
+        // Enough to come as far as its words.
+        hook["timeout"] = json!(6);
         let refused = refusal(bed.run(&with_hooks(container, json!({kind: [hook]}))));
         assert!(refused.message.contains(&format!("hooks.{kind}[0]")), "{refused:?}");
-        assert!(refused.message.contains("still runs after 1 s"), "{refused:?}");
+        assert!(refused.message.contains("still runs after 6 s"), "{refused:?}");
         assert!(refused.message.ends_with(": asleep"), "{refused:?}");
         assert_eq!(processes_with(bed, &mark), 0);
     }

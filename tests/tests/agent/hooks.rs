@@ -1,5 +1,5 @@
-//! config.md, "POSIX-platform Hooks": each kind where the standard has it. Hooks write what they see
-//! below the folder of the host's files, and a container reads it.
+//! config.md, "POSIX-platform Hooks": each kind where the standard has it. Hooks write what they
+//! see below the folder of the host's files, and a container reads it.
 
 use husk_protocols::error::ErrorKind;
 use husk_tests::agent_bed::{Bed, Container, FILES, Refusal, with_files};
@@ -383,9 +383,8 @@ fn shutdown_waits_for_no_hook() {
         return;
     }
     let bed = Bed::boot(std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
-    bed.bring_program();
     let container = Container::sh("true");
-    let hook = json!({"path": format!("{FILES}/busybox-hook"), "args": ["sleep", "100000"]});
+    let hook = bed.guest_hook("sleep 100000");
     let container = with_hooks(container, json!({"createRuntime": [hook], "poststop": [hook]}));
     bed.block_on(async {
         let stdio = bed.open_stdio(false).await.unwrap();

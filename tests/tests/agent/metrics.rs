@@ -82,7 +82,9 @@ fn metrics_of_agent_and_guest_are_well_formed() {
 #[test]
 fn container_has_metrics_for_as_long_as_it_is_there() {
     let bed = bed_or_skip!();
-    let id = bed.block_on(bed.launch(&Container::sh("sleep 1000 & sleep 1000"))).unwrap();
+    let container = Container::sh("sleep 1000 & echo ready; sleep 1000");
+    let id = container.id.clone();
+    let _output = bed.block_on(bed.up(&container)).unwrap();
     let labels = format!("container=\"{id}\"");
     bed.block_on(said(bed, &id, "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done"));
     let samples = metrics(bed);

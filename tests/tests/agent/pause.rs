@@ -7,9 +7,11 @@ use husk_tests::agent_bed::{Bed, Container, process};
 use serde_json::json;
 use tokio::{io::AsyncReadExt, net::UnixStream, time::timeout};
 
-use crate::{bed_or_skip, cgroup::with_writable_cgroups};
+use crate::{bed_or_skip, cgroup::with_writable_cgroups, life::during_slow_creations};
 
 const SILENCE: Duration = Duration::from_millis(500);
+/// How often it is looked whether what is paused stands still.
+const LOOKS: u32 = 20;
 
 async fn sleeper(bed: &Bed) -> String {
     bed.launch(&Container::sh("sleep 1000")).await.unwrap()
@@ -29,10 +31,17 @@ async fn guest_says_frozen(bed: &Bed, id: &str) -> String {
     ended.stdout
 }
 
-/// Reads what comes, until nothing does for a while.
-async fn drain(stream: &mut UnixStream) {
+/// Reads what is under way, until the container has used no processor for a while.
+async fn stands_still(bed: &Bed, id: &str, stream: &mut UnixStream) {
     let mut buffer = [0; 4096];
-    while timeout(SILENCE, stream.read(&mut buffer)).await.is_ok() {}
+    for _ in 0..LOOKS {
+        let before = bed.stats(id).await.unwrap().cpu.usage_us;
+        while timeout(SILENCE, stream.read(&mut buffer)).await.is_ok() {}
+        if bed.stats(id).await.unwrap().cpu.usage_us == before {
+            return;
+        }
+    }
+    panic!("it goes on");
 }
 
 #[test]
@@ -47,8 +56,7 @@ fn paused_container_does_nothing_and_goes_on_where_it_was() {
         let mut tick = [0; 5];
         ticks.read_exact(&mut tick).await.unwrap();
         bed.pause(&container.id).await.unwrap();
-        drain(&mut ticks).await;
-        assert!(timeout(SILENCE, ticks.read_exact(&mut tick)).await.is_err(), "it went on");
+        stands_still(bed, &container.id, &mut ticks).await;
         bed.resume(&container.id).await.unwrap();
         ticks.read_exact(&mut tick).await.unwrap();
         bed.remove(&container.id).await.unwrap();
@@ -188,18 +196,7 @@ fn container_that_hangs_delays_no_call_on_another() {
     bed.block_on(async {
         let frozen = sleeper(bed).await;
         bed.pause(&frozen).await.unwrap();
-        let id = sleeper(bed).await;
-        // Their devices never appear: the agent looks for them for some seconds.
-        let slow: Vec<_> = (0..3).map(|_| Container::new(&["true"]).image("absent")).collect();
-        let mut creations = tokio::task::JoinSet::new();
-        for container in slow {
-            creations.spawn(async move {
-                let stdio = bed.open_stdio(false).await.unwrap();
-                assert!(bed.create(&container, &stdio).await.is_err());
-            });
-        }
-        let others = async {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+        during_slow_creations(bed, 3, async |id: String| {
             bed.stats(&id).await.unwrap();
             bed.stats(&frozen).await.unwrap();
             bed.run_exec(&id, &process(&["true"])).await.unwrap();
@@ -210,13 +207,8 @@ fn container_that_hangs_delays_no_call_on_another() {
             bed.signal(&id, "", 9, true).await.unwrap();
             bed.wait(&id, "").await.unwrap();
             bed.delete(&id).await.unwrap();
-        };
-        tokio::select! {
-            biased;
-            _ = creations.join_next() => panic!("a slow one was first"),
-            () = others => {}
-        }
-        creations.join_all().await;
+        })
+        .await;
         bed.remove(&frozen).await.unwrap();
     });
 }

@@ -152,6 +152,8 @@ fn stream_that_is_opened_twice_stays_with_the_first() {
     let bed = bed_or_skip!();
     bed.block_on(async {
         let (token, mut first) = bed.open().await.unwrap();
+        // What is asked after it is answered when the agent has it.
+        bed.info().await.unwrap();
         let mut second = bed.open_as(token).await.unwrap();
         // The second is closed at once.
         assert_eq!(second.read(&mut [0; 8]).await.unwrap(), 0);

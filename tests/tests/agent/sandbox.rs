@@ -7,6 +7,7 @@ use std::{
 
 use husk_protocols::agent::{File, SetupRequest};
 use husk_tests::agent_bed::{Bed, Container};
+use husk_tests::wait::eventually;
 use serde_json::json;
 
 use crate::{bed_or_skip, output};
@@ -18,7 +19,12 @@ fn agent_says_who_it_is_and_stays_small() {
     assert_eq!(info.agent_version, bed.hello.agent_version);
     assert_eq!(info.online_cpus, 1);
     assert!(info.memory_total_bytes > 256 << 20);
-    assert!((1 << 20..6 << 20).contains(&info.agent_resident_bytes), "{info:?}");
+    // Others ask it for much meanwhile: it is small again.
+    let small = || {
+        let resident = bed.block_on(bed.info()).unwrap().agent_resident_bytes;
+        (1 << 20..6 << 20).contains(&resident).then_some(())
+    };
+    eventually("the agent is small", small);
 }
 
 #[test]
@@ -77,6 +83,6 @@ fn shutdown_ends_containers_and_the_machine() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), gone).await.expect("the VM ends");
+        tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the VM ends");
     });
 }

@@ -88,7 +88,8 @@ fn container_without_limits_has_none() {
 fn processes_are_counted() {
     let bed = bed_or_skip!();
     bed.block_on(async {
-        let container = Container::sh("sleep 1000 & sleep 1000 & touch /tmp/ready; wait")
+        // The shell makes the file itself: a program for it may be there for a moment longer.
+        let container = Container::sh("sleep 1000 & sleep 1000 & : > /tmp/ready; wait")
             .with("/linux/resources", json!({"pids": {"limit": 30}}));
         let id = bed.launch(&container).await.unwrap();
         inside(bed, &id, "until [ -e /tmp/ready ]; do sleep 0.05; done").await;
@@ -201,7 +202,10 @@ fn list_of_processes_has_both_numbers_of_each() {
     let bed = bed_or_skip!();
     bed.block_on(async {
         let id = bed.launch(&Container::sh("sleep 1000 & echo $! > /tmp/pid; wait")).await.unwrap();
-        let pid = inside(bed, &id, "until cat /tmp/pid 2>/dev/null; do sleep 0.05; done").await;
+        // It has its name once it executes its program.
+        let script = "until [ -s /tmp/pid ] && grep -qx sleep /proc/$(cat /tmp/pid)/comm; do \
+                      sleep 0.05; done; cat /tmp/pid";
+        let pid = inside(bed, &id, script).await;
         let pid: u32 = pid.trim().parse().unwrap();
         let stdio = bed.open_stdio(false).await.unwrap();
         bed.exec(&id, &process(&["sleep", "999"]), &stdio).await.unwrap();

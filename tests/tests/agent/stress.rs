@@ -20,14 +20,15 @@ const MEMORY_SLACK_BYTES: u64 = 1 << 20;
 const LOOKS: u32 = 20;
 const LOOK_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Looks at the guest from outside of all containers, through binds of the guest's own files.
+/// Looks at the guest from outside of all containers, through binds of the guest's own files. A process of the
+/// kernel's may end between its name and the look.
 const SCRIPT: &str = "
 cd /guest/proc
 echo cgroups $(ls -d /guest/cgroup/husk/*/ | wc -l)
 echo scratch $(ls /guest/scratch | wc -l)
 echo mounts $(wc -l < 1/mounts)
 echo processes $(for p in [0-9]*; do readlink $p/exe; done | wc -l)
-echo namespaces $(ls -l [0-9]*/ns | cut -s -d'>' -f2 | sort -u | wc -l)
+echo namespaces $(ls -l [0-9]*/ns 2>/dev/null | cut -s -d'>' -f2 | sort -u | wc -l)
 echo descriptors $(ls 1/fd | wc -l)
 echo tasks $(ls 1/task | wc -l)
 ";
@@ -50,10 +51,9 @@ fn look(bed: &Bed) -> HashMap<String, u32> {
     output(bed, &container).lines().map(line).collect()
 }
 
-/// Runs containers to their end, some of which fail half-way, and some of which have hooks that leave
-/// something running.
+/// Runs containers to their end, some of which fail half-way, and some of which have hooks that
+/// leave something running.
 fn churn(bed: &Bed, containers: usize) {
-    bed.bring_program();
     let hook = json!([bed.guest_hook("cat; sleep 1000 &")]);
     let hooks = json!({
         "createRuntime": hook, "createContainer": hook, "poststart": hook, "poststop": hook,
@@ -112,8 +112,8 @@ fn five_hundred_containers_and_a_hundred_execs_at_once_leave_nothing() {
         Box::leak(Box::new(Bed::boot(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()));
     let resident = || bed.block_on(bed.info()).unwrap().agent_resident_bytes;
     let booted = resident();
-    // A first round brings in what stays: pages of the program, and room for as much at once. A second
-    // one that needs more has lost something.
+    // A first round brings in what stays: pages of the program, and room for as much at once. A
+    // second one that needs more has lost something.
     churn(bed, CONTAINERS / 4);
     crowd(bed, EXECS);
     let before = (settled(bed, None), resident());
@@ -127,13 +127,13 @@ fn five_hundred_containers_and_a_hundred_execs_at_once_leave_nothing() {
         before.1 >> 10,
         after.1 >> 10
     );
-    assert_eq!(after.0, before.0);
+    assert!(is_no_more(&after.0, &before.0), "{:?} then {:?}", before.0, after.0);
     assert!(after.1 < before.1 + MEMORY_SLACK_BYTES, "{} then {} bytes", before.1, after.1);
     assert!(bed.block_on(bed.list()).unwrap().is_empty());
 }
 
-/// The agent's resident memory once it is back, or in the end: what watches over the deadline of each
-/// stream stays for that long.
+/// The agent's resident memory once it is back, or in the end: what watches over the deadline of
+/// each stream stays for that long.
 fn resident_at_rest(bed: &Bed, before: u64) -> u64 {
     let resident = || bed.block_on(bed.info()).unwrap().agent_resident_bytes;
     let mut last = resident();
@@ -147,11 +147,16 @@ fn resident_at_rest(bed: &Bed, before: u64) -> u64 {
     last
 }
 
+/// Less is fine: the look that it is held against may have found something on its way out.
+fn is_no_more(now: &HashMap<String, u32>, before: &HashMap<String, u32>) -> bool {
+    now.len() == before.len() && now.iter().all(|(what, count)| Some(count) <= before.get(what))
+}
+
 /// What the guest looks like once it is as wanted, or as it was at the look before, or in the end.
 fn settled(bed: &Bed, wanted: Option<&HashMap<String, u32>>) -> HashMap<String, u32> {
     let mut last = look(bed);
     for _ in 0..LOOKS {
-        if wanted == Some(&last) {
+        if wanted.is_some_and(|wanted| is_no_more(&last, wanted)) {
             break;
         }
         std::thread::sleep(LOOK_INTERVAL);

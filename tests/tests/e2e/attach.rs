@@ -5,16 +5,17 @@ use husk_tests::{BUSYBOX, Bed};
 #[test]
 fn attached_client_sees_what_is_written_from_then_on_and_the_exit_code() {
     let bed = Bed::new();
-    bed.start_sh("box", "echo early; while [ ! -e /go ]; do sleep 0.1; done; echo late; exit 4");
-    let early = || bed.husk(&["logs", "box"]).ok().out().contains("early").then_some(());
-    husk_tests::wait::eventually(std::time::Duration::from_secs(20), "it has begun", early);
+    let script = "echo early; while [ ! -e /go ]; do sleep 0.1; [ -e /tick ] && echo tick; done; \
+                  echo late; exit 4";
+    bed.start_sh("box", script);
+    crate::life::await_log(&bed, "box", "early");
+    bed.exec_sh("box", "touch /tick").ok();
     let mut client = bed.husk(&["attach", "box"]).spawn();
-    // Attached once the monitor has two clients' worth of sockets; ask something to be sure.
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    client.expect("tick\n");
     bed.exec_sh("box", "touch /go").ok();
-    client.expect("late");
-    let output = client.wait().code(4);
-    assert_eq!(output.out(), "late");
+    let output = client.wait().code(4).out();
+    let ticks = output.strip_suffix("late").expect("it sees the end");
+    assert!(ticks.lines().all(|line| line == "tick"), "{output}");
     bed.husk(&["attach", "box"]).output().refused_with(125, &["attach box", "not running"]);
     bed.husk(&["attach", "nope"]).output().refused_with(125, &["no such container: nope"]);
 }
@@ -22,9 +23,10 @@ fn attached_client_sees_what_is_written_from_then_on_and_the_exit_code() {
 #[test]
 fn input_goes_to_the_process_and_output_to_every_client() {
     let bed = Bed::new();
-    bed.husk(&["run", "-d", "-i", "--name", "box", BUSYBOX, "cat"]).ok();
+    let script = "while :; do echo tick; sleep 0.1; done & exec cat";
+    bed.husk(&["run", "-d", "-i", "--name", "box", BUSYBOX, "sh", "-c", script]).ok();
     let mut watcher = bed.husk(&["attach", "--no-stdin", "box"]).spawn();
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    watcher.expect("tick");
     let mut writer =
         bed.husk(&["attach", "--sig-proxy=false", "box"]).stdin("typed\n").keep_stdin().spawn();
     writer.expect("typed");

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::time::Duration;
 
 use husk_tests::wait::eventually;
 use husk_tests::{BUSYBOX, Bed};
@@ -15,7 +14,7 @@ fn container(bed: &Bed) {
     bed.start_sh("web", FILES);
     let ready =
         || (bed.husk(&["exec", "web", "test", "-e", "/ready"]).output().code == 0).then_some(());
-    eventually(Duration::from_secs(60), "the files are there", ready);
+    eventually("the files are there", ready);
 }
 
 #[test]
@@ -129,11 +128,15 @@ fn copies_need_a_machine_and_no_process() {
 fn copy_of_a_container_that_ends_is_told() {
     let bed = Bed::new();
     container(&bed);
-    // Its input never ends, so neither does the copy.
-    let mut copy = bed.husk(&["cp", "-", "web:/d"]).keep_stdin().spawn();
-    std::thread::sleep(Duration::from_millis(500));
+    // Its input never ends, so neither does the copy: half of a file, and no more.
+    bed.exec_sh("web", "head -c 8000000 /dev/zero > /d/large").ok();
+    let mut tar = bed.husk(&["cp", "web:/d/large", "-"]).ok().stdout;
+    tar.truncate(4_000_000);
+    let mut copy = bed.husk(&["cp", "-", "web:/d/sub"]).stdin(tar).keep_stdin().spawn();
+    let begun = || (bed.exec_sh("web", "test -e /d/sub/large").output().code == 0).then_some(());
+    eventually("the file is begun", begun);
     bed.husk(&["rm", "-f", "web"]).ok();
     copy.close_stdin();
-    copy.wait().refused_with(125, &["cp - web:/d"]);
+    copy.wait().refused_with(125, &["cp - web:/d/sub"]);
     bed.assert_nothing_left();
 }

@@ -1,7 +1,5 @@
 //! `husk exec`: further processes in a running container.
 
-use std::time::Duration;
-
 use husk_tests::wait::eventually;
 use husk_tests::{BUSYBOX, Bed};
 
@@ -41,7 +39,7 @@ fn exec_sees_the_containers_processes_and_files() {
     let bed = Bed::new();
     bed.start_sh("box", "echo mine > /mine; sleep 1000; true");
     let seen = || (bed.exec_sh("box", "cat /mine").output().out() == "mine").then_some(());
-    eventually(Duration::from_secs(10), "the first process has written", seen);
+    eventually("the first process has written", seen);
     assert_eq!(
         bed.exec_sh("box", "cat /proc/1/cmdline | tr '\\0' ' '").ok().out().trim(),
         "sh -c echo mine > /mine; sleep 1000; true"
@@ -62,7 +60,7 @@ fn detached_exec_goes_on_alone() {
     let output = bed.husk(&["exec", "-d", "box", "sh", "-c", "sleep 0.5; echo done > /done"]).ok();
     assert_eq!(output.out(), "");
     let there = || (bed.exec_sh("box", "cat /done").output().out() == "done").then_some(());
-    eventually(Duration::from_secs(20), "it has done its work", there);
+    eventually("it has done its work", there);
     bed.husk(&["exec", "-d", "box", "nope"]).output().refused(127);
 }
 

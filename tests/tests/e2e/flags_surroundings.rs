@@ -1,11 +1,12 @@
-//! What a container takes for its machine and network: names, kernel settings, file systems, labels.
+//! What a container takes for its machine and network: names, kernel settings, file systems,
+//! labels.
 
 use std::fs;
-use std::time::Duration;
 
-use husk_tests::wait::eventually;
 use husk_tests::{BUSYBOX, Bed};
 use serde_json::json;
+
+use crate::life::await_log;
 
 #[test]
 fn names_and_name_servers_are_the_users() {
@@ -168,8 +169,7 @@ fn stop_uses_the_containers_own_signal_and_patience() {
     ])
     .ok();
     assert_eq!(bed.inspect("box")["Config"]["StopTimeout"], 60);
-    let ready = || bed.husk(&["logs", "box"]).ok().out().contains("ready").then_some(());
-    eventually(Duration::from_secs(20), "it is ready", ready);
+    await_log(&bed, "box", "ready");
     bed.husk(&["stop", "box"]).ok();
     assert_eq!(bed.inspect("box")["State"]["ExitCode"], 3);
     // Deaf to the signal: killed once its own patience is over.

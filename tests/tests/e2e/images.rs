@@ -218,6 +218,8 @@ fn progress_on_a_terminal_is_bars_that_are_gone_at_the_end() {
     image.write_layout(&path, "x:1").unwrap();
     let mut term = bed.on_terminal(&["load", &format!("oci:{}", path.display())]);
     assert_eq!(term.wait(), 0);
+    // Who reads the terminal may be behind the end of the command.
+    term.expect("Loaded image: x:1");
     let screen = term.screen();
     assert!(screen.contains('\x1b'), "{screen:?}");
     assert!(screen.trim_end().ends_with("Loaded image: x:1"), "{screen:?}");

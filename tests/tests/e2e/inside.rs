@@ -1,6 +1,6 @@
 //! What a container sees from inside: docker's defaults, as the kernel reports them.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use husk_tests::{BUSYBOX, Bed};
 
@@ -191,6 +191,5 @@ fn threads_of_a_container_cannot_outlive_it() {
     let bed = Bed::new();
     let output = bed.sh(&[], "sleep 1000 & (setsid sleep 1000 &) ; echo done").ok();
     assert_eq!(output.out(), "done");
-    assert!(output.took < Duration::from_secs(30), "{:?}", output.took);
     bed.assert_nothing_left();
 }

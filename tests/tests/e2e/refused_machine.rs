@@ -1,10 +1,9 @@
-//! Machines that the built-in VMM cannot build: one line says why, at once, and nothing is left. None
-//! of these needs a guest that boots; a guest that loops stands for one that never speaks.
+//! Machines that the built-in VMM cannot build: one line says why, at once, and nothing is left.
+//! None of these needs a guest that boots; a guest that loops stands for one that never speaks.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use husk_tests::guest::init_program;
 use husk_tests::run::Output;
@@ -71,12 +70,14 @@ fn guest(bed: &Bed, name: &str, kernel: &[u8]) -> PathBuf {
     folder
 }
 
-fn run(bed: &Bed, guest: &Path) -> Output {
+fn run_for(bed: &Bed, guest: &Path, timeout: &str) -> Output {
     let words = ["run", "--rm", "--hypervisor", "kvm", "--progress", "none", BUSYBOX, "true"];
-    let run = bed.husk(&words).env("HUSK_GUEST_DIR", guest);
-    let output = run.env("HUSK_GUEST_TIMEOUT", "2").output();
-    assert!(output.took < Duration::from_secs(60), "{:?}", output.took);
-    output
+    bed.husk(&words).env("HUSK_GUEST_DIR", guest).env("HUSK_GUEST_TIMEOUT", timeout).output()
+}
+
+/// What is wrong is told before the deadline.
+fn run(bed: &Bed, guest: &Path) -> Output {
+    run_for(bed, guest, "600")
 }
 
 #[test]
@@ -114,13 +115,13 @@ fn kernels_and_initramfs_that_are_none_are_told() {
 fn guests_that_crash_or_never_speak_are_told() {
     kvm_or_skip!();
     let bed = Bed::new();
-    for (name, code, text) in [
-        ("crash", &TRIPLE_FAULT[..], "triple fault"),
-        ("hang", &HANG, "did not answer within 2 s"),
-        ("halt", &HALT, "did not answer within 2 s"),
-        ("flood", &FLOOD, "did not answer within 2 s"),
+    for (name, code, timeout, text) in [
+        ("crash", &TRIPLE_FAULT[..], "600", "triple fault"),
+        ("hang", &HANG, "2", "did not answer within 2 s"),
+        ("halt", &HALT, "2", "did not answer within 2 s"),
+        ("flood", &FLOOD, "2", "did not answer within 2 s"),
     ] {
-        let output = run(&bed, &guest(&bed, name, &kernel(code)));
+        let output = run_for(&bed, &guest(&bed, name, &kernel(code)), timeout);
         let line = output.refused_with(125, &[text, "built-in VMM"]);
         assert!(line.len() < 1000, "{line}");
     }
@@ -218,11 +219,12 @@ fn container_whose_vmm_is_stopped_can_be_killed() {
     let bed = Bed::new();
     let guest = guest(&bed, "guest", &kernel(&HANG));
     let words = ["run", "-d", "--name", "box", "--hypervisor", "kvm", BUSYBOX, "true"];
-    let run = bed.husk(&words).env("HUSK_GUEST_DIR", &guest).spawn();
-    let vmm = eventually(Duration::from_secs(20), "a VMM runs", || bed.vmms().pop());
+    // Nor does the deadline of its boot come first.
+    let run = bed.husk(&words).env("HUSK_GUEST_DIR", &guest).env("HUSK_GUEST_TIMEOUT", "600");
+    let run = run.spawn();
+    let vmm = eventually("a VMM runs", || bed.vmms().pop());
     kill(Pid::from_raw(vmm.pid), Signal::SIGSTOP).unwrap();
-    let output = bed.husk(&["rm", "-f", "box"]).output();
-    assert!(output.took < Duration::from_secs(20), "{:?}", output.took);
+    bed.husk(&["rm", "-f", "box"]).ok();
     let line = run.wait().refused(125);
     assert!(line.contains("stopped before it ran"), "{line}");
     bed.assert_nothing_left();

@@ -123,8 +123,7 @@ fn images_user_and_working_directory_and_stop_signal_count() {
     assert_eq!(output.out(), "user /var/tmp hi /bin:/usr/bin");
     let wait = "trap 'echo asked; exit 3' USR1; echo ready; while :; do sleep 0.1; done";
     bed.husk(&["run", "-d", "--name", "settled", "settled:1", "sh", "-c", wait]).ok();
-    let ready = || bed.husk(&["logs", "settled"]).ok().out().contains("ready").then_some(());
-    husk_tests::wait::eventually(std::time::Duration::from_secs(20), "the trap is set", ready);
+    crate::life::await_log(&bed, "settled", "ready");
     bed.husk(&["stop", "settled"]).ok();
     assert_eq!(bed.inspect("settled")["State"]["ExitCode"], 3);
 }
@@ -165,7 +164,7 @@ fn container_that_is_to_be_removed_is_gone_at_the_end_however_it_ended() {
     bed.husk(&["run", "-d", "--rm", "--name", "two", BUSYBOX, "sleep", "1000"]).ok();
     bed.husk(&["kill", "two"]).ok();
     let gone = || bed.containers().is_empty().then_some(());
-    husk_tests::wait::eventually(std::time::Duration::from_secs(10), "two is removed", gone);
+    husk_tests::wait::eventually("two is removed", gone);
     bed.assert_nothing_left();
 }
 

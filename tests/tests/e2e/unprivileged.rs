@@ -83,7 +83,7 @@ husk() { setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs "$T/o
 husk load -q --progress none "oci:$T/layout" >/dev/null || exit 98
 husk doctor
 husk run --name box --hypervisor kvm --progress none layout:latest true & run=$!
-for i in $(seq 100); do
+for i in $(seq 600); do
     husk inspect box 2>/dev/null | grep '"capabilities"' && break
     sleep 0.05
 done
@@ -108,7 +108,7 @@ fn as_nobody_with_kvm(mode: &str) -> Option<husk_tests::run::Output> {
     fs::set_permissions(bed.root(), fs::Permissions::from_mode(0o755)).unwrap();
     give_away(bed.root());
     let run = bed.program("unshare", &["-m", "sh", "-c", SCRIPT]).env("T", bed.root());
-    let run = run.env("M", mode).env("HUSK_GUEST_DIR", "").env("HUSK_GUEST_TIMEOUT", "3");
+    let run = run.env("M", mode).env("HUSK_GUEST_DIR", "").env("HUSK_GUEST_TIMEOUT", "10");
     let output = run.env("HOME", bed.root()).output();
     bed.assert_nothing_left();
     Some(output)
@@ -120,7 +120,7 @@ fn user_who_may_open_kvm_gets_as_far_as_root_in_a_whole_jail() {
     let output = output.code(125);
     assert!(output.out().contains(r#""capabilities": "yes""#), "{}", output.out());
     let line = output.err();
-    assert!(line.contains("did not answer within 3 s"), "{line}");
+    assert!(line.contains("did not answer within 10 s"), "{line}");
     assert!(line.contains("the built-in VMM still runs"), "{line}");
 }
 

@@ -11,8 +11,8 @@ fn setup(case: &str) -> Setup {
     Setup { rng: false, size, ..Setup::new(case) }
 }
 
-/// Of the guest's memory, what the host has given: by the memory's file, and by the VMM's own account,
-/// which must not say less.
+/// Of the guest's memory, what the host has given: by the memory's file, and by the VMM's own
+/// account, which must not say less.
 fn guest_kib(guest: &Guest) -> u64 {
     let given = guest.host_kib(0);
     let told = guest.statistics().memory.expect("the kernel tells").guest_kib;
@@ -23,10 +23,10 @@ fn guest_kib(guest: &Guest) -> u64 {
 #[test]
 fn inflated_pages_are_the_hosts_and_deflated_ones_the_guests_again() {
     let kvm = kvm_or_skip!();
-    let guest = start(&setup("balloon hold-ms=500"), kvm);
-    guest.command(Request::BalloonTarget { mib: 32 });
-    guest.expect("filled 8192", DEADLINE);
+    let guest = start(&setup("balloon mib=32"), kvm);
+    guest.expect("filled", DEADLINE);
     let filled = guest_kib(&guest);
+    guest.command(Request::BalloonTarget { mib: 32 });
     guest.expect("inflated 8192", DEADLINE);
     let inflated = guest_kib(&guest);
     assert!(filled >= 32 << 10, "{filled} KiB after all was written");
@@ -38,12 +38,14 @@ fn inflated_pages_are_the_hosts_and_deflated_ones_the_guests_again() {
 #[test]
 fn reported_pages_are_the_hosts_until_the_guest_writes() {
     let kvm = kvm_or_skip!();
-    let guest = start(&setup("balloon-reporting mib=16 hold-ms=500"), kvm);
+    let guest = start(&setup("balloon-reporting mib=16"), kvm);
     guest.expect("filled", DEADLINE);
     let filled = guest_kib(&guest);
+    guest.command(Request::BalloonTarget { mib: 1 });
     guest.expect("reported", DEADLINE);
     let reported = guest_kib(&guest);
     assert!(reported + (14 << 10) <= filled, "{reported} KiB of {filled} after 16 MiB went");
+    guest.command(Request::BalloonTarget { mib: 0 });
     guest.finish(DEADLINE).expect_passed();
 }
 

@@ -1,7 +1,7 @@
-//! Drivers that do what no honest one does, to each device: the machine outlives them, and the device
-//! works after a reset.
+//! Drivers that do what no honest one does, to each device: the machine outlives them, and the
+//! device works after a reset.
 
-use husk_tests::bare_bed::{Setup, Size, Tap};
+use husk_tests::bare_bed::{Setup, Share, Size, Tap, Virtiofsd, YesServer};
 use husk_vmm::control::Request;
 
 use super::{DEADLINE, folder, kvm_or_skip, pass, start};
@@ -29,7 +29,7 @@ const MOVES: [&str; 17] = [
 
 /// Every move against the queues of the device of this type. The balloon's third queue is the one of
 /// the feature that is taken.
-fn attack(kind: u32, queues: &[&str], setup: impl Fn(&str) -> Option<Setup>) {
+fn attack(kind: u32, queues: &[&str], mut setup: impl FnMut(&str) -> Option<Setup>) {
     let mut failed = Vec::new();
     for hostile in MOVES {
         for queue in queues {
@@ -102,6 +102,35 @@ fn network_device_outlives_every_hostile_move() {
             None
         }
     });
+}
+
+#[test]
+fn file_system_device_outlives_every_hostile_move() {
+    attack(26, &["queue=0", "queue=1"], |case| {
+        let (_server, socket) = YesServer::start();
+        let shares = vec![Share { tag: "share", socket }];
+        Some(Setup { rng: false, shares, ..Setup::new(case) })
+    });
+}
+
+/// The rings are the file server's to read, which may die of them.
+#[test]
+fn machine_outlives_every_hostile_move_against_virtiofsd() {
+    let (folder, mut servers) = (folder(), Vec::new());
+    attack(26, &["queue=0 mortal=1", "queue=1 mortal=1"], |case| {
+        let (server, socket) = match Virtiofsd::start(folder.path(), false) {
+            Ok(started) => started,
+            Err(reason) => {
+                eprintln!("SKIPPED: {reason}");
+                return None;
+            }
+        };
+        servers.clear();
+        servers.push(server);
+        let shares = vec![Share { tag: "share", socket }];
+        Some(Setup { rng: false, shares, ..Setup::new(case) })
+    });
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "something was written");
 }
 
 #[test]

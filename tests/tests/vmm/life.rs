@@ -1,7 +1,5 @@
 //! What the VMM's process leaves behind, and what it does without its monitor.
 
-use std::time::Duration;
-
 use husk_tests::bare_bed::{Guest, Setup, Size};
 use husk_vmm::control::Event;
 
@@ -25,7 +23,7 @@ fn vmm_dies_with_the_thread_that_started_it() {
     });
     let pid = starter.join().unwrap();
     let gone = || (!is_there(pid)).then_some(());
-    husk_tests::wait::eventually(Duration::from_secs(10), "the VMM is gone", gone);
+    husk_tests::wait::eventually("the VMM is gone", gone);
 }
 
 #[test]
@@ -35,7 +33,7 @@ fn vmm_ends_when_its_monitor_lets_go() {
         let mut guest = start(&bare(case), kvm);
         guest.expect("ing\n", DEADLINE);
         guest.desert();
-        let ended = guest.finish(Duration::from_secs(20));
+        let ended = guest.finish(DEADLINE);
         let status = ended.status.expect("the VMM ends by itself");
         assert_eq!(status.code(), Some(husk_vmm::process::EXIT_DESERTED.into()), "{ended}");
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use husk_tests::bare_bed::{Ended, Kernel, Protocol, Setup, Size};
+use husk_tests::wait::{at_rest, eventually};
 use husk_vmm::control::{Event, Request};
 use husk_vmm::process::EXIT_GUEST;
 
@@ -111,7 +112,7 @@ fn guest_that_hangs_is_stopped_paused_and_measured() {
         let before = guest.statistics();
         assert!(before.exits.values().sum::<u64>() > 0, "{before:?}");
         guest.command(Request::Stop);
-        let ended = guest.finish(Duration::from_secs(20));
+        let ended = guest.finish(DEADLINE);
         assert!(ended.status.is_some_and(|status| status.success()), "{ended}");
     }
 }
@@ -122,15 +123,11 @@ fn paused_guest_does_nothing() {
     let guest = start(&bare("serial-lines lines=1000000"), kvm);
     guest.expect("line 000010", DEADLINE);
     guest.command(Request::Pause);
-    std::thread::sleep(Duration::from_millis(100));
-    let said = guest.said().len();
-    std::thread::sleep(Duration::from_millis(200));
-    assert_eq!(guest.said().len(), said, "it talks on");
+    let said = at_rest("the guest", || guest.said().len());
     guest.command(Request::Resume);
-    let more = husk_tests::wait::within(DEADLINE, || (guest.said().len() > said).then_some(()));
-    assert!(more.is_some(), "it does not go on");
+    eventually("it goes on", || (guest.said().len() > said).then_some(()));
     guest.command(Request::Stop);
-    guest.finish(Duration::from_secs(20));
+    guest.finish(DEADLINE);
 }
 
 #[test]

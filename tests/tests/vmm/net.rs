@@ -78,7 +78,7 @@ fn limits_of_a_running_card_can_change() {
     let guest = start(&setup, kvm);
     let sent = |more: u64| {
         let look = || (guest.counter("net", "tx_packets") >= more).then_some(());
-        husk_tests::wait::eventually(DEADLINE, "packets are sent", look);
+        husk_tests::wait::eventually("packets are sent", look);
     };
     let limit = |limits| {
         let mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -90,7 +90,7 @@ fn limits_of_a_running_card_can_change() {
     limit(Limits { bytes: None, operations: Some(slow) });
     let throttled = || guest.counter("net", "rx_throttled") + guest.counter("net", "tx_throttled");
     let look = || (throttled() > 0).then_some(());
-    husk_tests::wait::eventually(DEADLINE, "packets wait", look);
+    husk_tests::wait::eventually("packets wait", look);
     limit(Limits::default());
     sent(guest.counter("net", "tx_packets") + 20);
     guest.command(Request::Stop);

@@ -26,8 +26,9 @@ pub const DISK_SERIAL: &str = "disk";
 /// How long the hello itself may take, once the connection is there.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long a VM that went silent may take to end, so that its exit status is known.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long a VM that went silent may take to end, so that its exit status is known: on a busy
+/// machine a process that was killed is there for a while.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What the guest needs beside the workload, MiB: kernel, agent, page cache to breathe.
 const GUEST_OVERHEAD_MIB: u64 = 96;
@@ -142,8 +143,8 @@ async fn machine(vm: &mut dyn Vm) -> Result<(), VmError> {
 /// The agent's connection and hello; `None` when it never came.
 type Announcement = Result<Option<(UnixStream, Hello)>, SandboxError>;
 
-/// Listens for the agent, in a thread: that blocks for as long as a VMM does not answer, and ends with
-/// the VMM.
+/// Listens for the agent, in a thread: that blocks for as long as a VMM does not answer, and ends
+/// with the VMM.
 fn await_agent(vsock: VsockHandle, deadline: Duration) -> JoinHandle<Announcement> {
     tokio::task::spawn_blocking(move || {
         let listener =

@@ -1,5 +1,5 @@
 //! PID 1 that uses the devices that no container sees yet, by the kernel's own drivers: a network
-//! interface, a plain disk, hot-plug memory, the balloon. Says on the console what it saw, line by
+//! interface, a plain disk, shared folders, hot-plug memory, the balloon. Says on the console what it saw, line by
 //! line, and then ends the virtual machine.
 //!
 //! The host answers pings at 10.0.0.1; it changes the targets of memory and balloon when the lines
@@ -29,18 +29,28 @@ const PING_BYTES: usize = 4000;
 const PINGS: u8 = 5;
 const DISK: &str = "/dev/vda";
 const DISK_BYTES: usize = 1 << 20;
+/// A folder of the host with a file and a folder of three, for both to write to, and the same folder,
+/// where only the host writes: tag and place.
+const SHARE: (&str, &str) = ("share", "/share");
+const FIXED: (&str, &str) = ("fixed", "/fixed");
+/// The host's file in each of them.
+const HOST_FILE: &str = "from-host";
 /// Another processor's work and a slow one's patience.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn main() {
-    for (what, done) in [
-        ("file systems", file_systems()),
-        ("net", network()),
-        ("disk", disk()),
-        ("memory", memory()),
-        ("balloon", balloon()),
-    ] {
-        match done {
+    let steps: [(&str, fn() -> Result<()>); 8] = [
+        ("file systems", file_systems),
+        ("net", network),
+        ("disk", disk),
+        ("share", share),
+        ("fixed share", fixed_share),
+        ("memory", memory),
+        ("share again", share_again),
+        ("balloon", balloon),
+    ];
+    for (what, step) in steps {
+        match step() {
             Ok(()) => println!("{what}: good"),
             Err(error) => println!("{what}: {error}"),
         }
@@ -152,6 +162,65 @@ fn disk() -> Result<()> {
     disk.rewind()?;
     disk.write_all(&bytes)?;
     disk.sync_all()
+}
+
+fn mount_share((tag, at): (&str, &str)) -> Result<()> {
+    fs::create_dir_all(at)?;
+    mount(Some(tag), at, Some("virtiofs"), MsFlags::empty(), None::<&str>)?;
+    Ok(())
+}
+
+/// The names in a folder, in their order.
+fn names(folder: &str) -> Result<Vec<String>> {
+    let name = |entry: Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+    let mut names = fs::read_dir(folder)?.map(name).collect::<Result<Vec<_>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+/// Lists, and writes the host's file with one added to each byte, so that the host sees both what was
+/// read and what was written.
+fn share() -> Result<()> {
+    mount_share(SHARE)?;
+    let listed = (names(SHARE.1)?, names(&format!("{}/folder", SHARE.1))?);
+    if listed
+        != (
+            vec!["folder".to_owned(), HOST_FILE.to_owned()],
+            ["a", "b", "c"].map(String::from).to_vec(),
+        )
+    {
+        return Err(Error::other(format!("the folders have {listed:?}")));
+    }
+    copy_share("from-guest")
+}
+
+fn copy_share(name: &str) -> Result<()> {
+    let mut bytes = fs::read(format!("{}/{HOST_FILE}", SHARE.1))?;
+    bytes.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
+    let mut file = File::create_new(format!("{}/{name}", SHARE.1))?;
+    file.write_all(&bytes)?;
+    file.sync_all()
+}
+
+/// It is mounted to be written to, and it is the host that refuses.
+fn fixed_share() -> Result<()> {
+    mount_share(FIXED)?;
+    let path = format!("{}/{HOST_FILE}", FIXED.1);
+    if fs::read(&path)? != fs::read(format!("{}/{HOST_FILE}", SHARE.1))? {
+        return Err(Error::other("another file"));
+    }
+    let refused = |done: Result<File>| match done {
+        Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => Ok(()),
+        other => Err(Error::other(format!("not refused: {other:?}"))),
+    };
+    refused(OpenOptions::new().write(true).open(&path))?;
+    refused(File::create_new(format!("{}/from-guest", FIXED.1)))
+}
+
+/// With memory that was not there when it was mounted, and nothing kept of the file.
+fn share_again() -> Result<()> {
+    fs::write("/proc/sys/vm/drop_caches", "3")?;
+    copy_share("with-more-memory")
 }
 
 /// The number of a line `NAME NUMBER` or `NAME: NUMBER kB`, as `/proc` has them.

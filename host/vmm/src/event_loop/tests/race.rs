@@ -1,6 +1,6 @@
-//! Tests: processors that do anything to a device at the same time: one starts and resets it, one pokes
-//! at its registers, one writes into its rings and buffers while the device works on them. Every device
-//! is there afterwards, and starts.
+//! Tests: processors that do anything to a device at the same time: one starts and resets it, one
+//! pokes at its registers, one writes into its rings and buffers while the device works on them.
+//! Every device is there afterwards, and starts.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::virtio::blk::{self, EngineKind};
 use crate::virtio::device::Device;
 use crate::virtio::mmio::Transport;
 use crate::virtio::testing::{MEMORY_BYTES, VERSION_1, memory};
-use crate::virtio::{balloon, console, mem, rng, vsock};
+use crate::virtio::{balloon, console, fs, mem, rng, vsock};
 
 /// Starts of the device.
 const ROUNDS: usize = 150;
@@ -268,6 +268,14 @@ fn memory_device_outlives_processors_that_race() {
     let mut device = mem::Device::new(mem::Config { mib: 64 }, &region).unwrap();
     device.set_usable_len(region.len);
     race(device, ram.guest());
+}
+
+#[test]
+fn file_system_outlives_processors_that_race() {
+    let (socket, server) = fs::testing::honest();
+    let config = fs::Config { socket: -1, tag: "share".to_owned(), request_queues: 1 };
+    race(fs::Device::new(&config, socket.into()).unwrap(), &memory());
+    server.join().unwrap();
 }
 
 const _: () = assert!(MEMORY_BYTES >= 0x8_0000);

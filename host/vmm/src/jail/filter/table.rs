@@ -140,8 +140,8 @@ pub const EVERY_THREAD: &[Call] = &[
     any(libc::SYS_exit_group),
 ];
 
-/// What activation and reset of devices come to: on the first thread, and on that of the virtual CPU
-/// that asks for them.
+/// What activation and reset of devices come to: on the first thread, and on that of the virtual
+/// CPU that asks for them.
 pub const DEVICES: &[Call] = &[
     // Disks: requests by io_uring, which was set up before, and are waited for at reset. The filter
     // does not see what a ring is asked for: the ring itself refuses all but what disks need,

@@ -1,8 +1,9 @@
-//! The back end's end of a socket: vhost-user requests and their replies, "Vhost-user Protocol" of the
-//! QEMU documentation. Knows no device.
+//! The back end's end of a socket: vhost-user requests and their replies, "Vhost-user Protocol" of
+//! the QEMU documentation. Knows no device.
 //!
 //! Messages are crate vhost's; the exchange is not: its front end waits for ever where a back end
-//! hangs. Here each request has a deadline, and after the first that failed there are no others.
+//! hangs. Here requests that belong together have a deadline, and after the first that failed there
+//! are no others.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -23,8 +24,8 @@ use vm_memory::{Address, ByteValued, FileOffset, GuestMemoryBackend, GuestMemory
 
 use crate::Memory;
 
-/// How long a back end may take for one request. It ends what it does for the guest before it stops a
-/// queue.
+/// How long a back end may take for all requests from one [`BackEnd::begin`] to the next. It ends what
+/// it does for the guest before it stops a queue.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 /// Bytes of a message before its body: request, flags, length of the body.
 const HEADER_LEN: usize = 12;
@@ -130,6 +131,8 @@ pub struct Vring {
 pub struct BackEnd {
     socket: OwnedFd,
     deadline: Duration,
+    /// The end of it.
+    until: Instant,
 }
 
 impl BackEnd {
@@ -145,7 +148,13 @@ impl BackEnd {
         let blocking = OFlag::from_bits_retain(flags) & !OFlag::O_NONBLOCK;
         fcntl(&socket, FcntlArg::F_SETFL(blocking)).map_err(failed)?;
         setsockopt(&socket, ReceiveTimeout, &TimeVal::microseconds(micros)).map_err(failed)?;
-        Ok(Self { socket, deadline })
+        Ok(Self { socket, deadline, until: Instant::now() + deadline })
+    }
+
+    /// What is asked from now on has one deadline: whoever takes just not too long for each of many
+    /// requests would hold a processor for minutes. The last reply may take as long once more.
+    pub fn begin(&mut self) {
+        self.until = Instant::now() + self.deadline;
     }
 
     /// Begins: the virtio features that it has, once it has shown that it can serve `queues`.
@@ -205,7 +214,8 @@ impl BackEnd {
         self.set(FrontendReq::SET_MEM_TABLE, &body, &files)
     }
 
-    /// Starts a queue, which the guest tells of buffers by `kick` and which tells the guest by `call`.
+    /// Starts a queue, which the guest tells of buffers by `kick` and which tells the guest by
+    /// `call`.
     ///
     /// # Errors
     /// [`BackEndError`].
@@ -236,7 +246,8 @@ impl BackEnd {
         self.set(FrontendReq::SET_VRING_ENABLE, state(1).as_slice(), &[])
     }
 
-    /// Stops a queue: the back end does not touch it, nor the memory that it names, when this returns.
+    /// Stops a queue: the back end does not touch it, nor the memory that it names, when this
+    /// returns.
     ///
     /// # Errors
     /// [`BackEndError`].
@@ -331,21 +342,19 @@ impl BackEnd {
 
     /// Fills the buffer, or as much of it as came in time.
     fn read(&self, request: u32, buffer: &mut [u8]) -> Result<usize, BackEndError> {
-        let until = Instant::now() + self.deadline;
         let mut done = 0;
         while done < buffer.len() {
             let rest = &mut buffer[done..];
-            match recv(self.socket.as_raw_fd(), rest, MsgFlags::MSG_WAITALL) {
+            // Late, too, what is there is read: it may be this process that did not run.
+            let late = Instant::now() >= self.until;
+            let flags = if late { MsgFlags::MSG_DONTWAIT } else { MsgFlags::MSG_WAITALL };
+            match recv(self.socket.as_raw_fd(), rest, flags) {
                 Ok(0) | Err(Errno::ECONNRESET) => return Err(BackEndError::Gone { request }),
                 Ok(len) => done += len,
-                // The socket's own deadline.
+                // The socket's own deadline, or ours.
                 Err(Errno::EAGAIN) => break,
                 Err(Errno::EINTR) => {}
                 Err(source) => return Err(BackEndError::Socket { request, source }),
-            }
-            // Less than all: a signal, or the deadline.
-            if Instant::now() >= until {
-                break;
             }
         }
         Ok(done)

@@ -114,7 +114,8 @@ impl Device {
         Ok(Self { space, queue_sizes, back_end, state: State::Idle, failures: 0 })
     }
 
-    fn start(&self, activation: &Activation) -> Result<Vec<u8>, BackEndError> {
+    fn start(&mut self, activation: &Activation) -> Result<Vec<u8>, BackEndError> {
+        self.back_end.begin();
         self.back_end.set_features(activation.features)?;
         self.back_end.set_memory(&activation.memory)?;
         let interrupt = &activation.interrupt;
@@ -134,11 +135,14 @@ impl Device {
         Ok(started)
     }
 
-    /// Guest memory is another: a back end at work is told, and has no more than that when this returns.
+    /// Guest memory is another: a back end at work is told, and has no more than that when this
+    /// returns.
     pub fn share(&mut self, memory: &Memory) {
-        if matches!(self.state, State::Active { .. })
-            && let Err(error) = self.back_end.set_memory(memory)
-        {
+        if !matches!(self.state, State::Active { .. }) {
+            return;
+        }
+        self.back_end.begin();
+        if let Err(error) = self.back_end.set_memory(memory) {
             self.give_up(&error);
         }
     }
@@ -195,12 +199,12 @@ impl virtio::Device for Device {
         if matches!(self.state, State::Dead) {
             return Err(refused("its back end was given up".into()));
         }
+        // The back end raises the interrupt as soon as it has it, and cannot reach the register that
+        // says why.
+        activation.interrupt.hold_used();
         match self.start(&activation) {
             Ok(started) => {
-                let interrupt = activation.interrupt;
-                // The back end raises the interrupt, and cannot reach the register that says why.
-                interrupt.hold_used();
-                self.state = State::Active { started, interrupt };
+                self.state = State::Active { started, interrupt: activation.interrupt };
                 Ok(())
             }
             Err(error) => {
@@ -212,6 +216,7 @@ impl virtio::Device for Device {
 
     fn reset(&mut self) {
         let State::Active { started, .. } = &self.state else { return };
+        self.back_end.begin();
         let stopped = started.iter().try_for_each(|&index| self.back_end.stop(index));
         match stopped {
             Ok(()) => self.state = State::Idle,

@@ -16,6 +16,8 @@
 
 pub mod back_end;
 pub mod device;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use back_end::{BackEnd, BackEndError};
 pub use device::{Config, Device, FsError};

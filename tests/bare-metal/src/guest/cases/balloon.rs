@@ -70,7 +70,7 @@ impl Balloon {
 
     #[track_caller]
     fn wait_for_target(&self, wanted: impl Fn(u32) -> bool) -> u32 {
-        let end = clock::after_ms(30_000);
+        let end = clock::after_ms(clock::PATIENCE_MS);
         loop {
             let target = self.device.config32(TARGET);
             if wanted(target) {
@@ -84,10 +84,11 @@ impl Balloon {
 /// Uses memory, gives it to the host as it wants, and uses it again when it may.
 fn balloon() {
     let mut balloon = Balloon::start();
+    let len = boot::number("mib").unwrap_or(32) << 20;
+    memory::fill(AREA, 0xaa, len);
+    say!("filled {len}");
     let pages = balloon.wait_for_target(|target| target > 0);
-    memory::fill(AREA, 0xaa, u64::from(pages) * PAGE);
-    say!("filled {pages}");
-    clock::pause_ms(boot::number("hold-ms").unwrap_or(0));
+    assert_eq!(u64::from(pages) * PAGE, len, "the host wants all of it");
     balloon.pages(0, pages, true);
     balloon.device.set_config32(ACTUAL, pages);
     assert_eq!(balloon.device.config32(ACTUAL), pages, "the size that we have said");
@@ -95,26 +96,26 @@ fn balloon() {
     balloon.wait_for_target(|target| target == 0);
     balloon.pages(0, pages, false);
     balloon.device.set_config32(ACTUAL, 0);
-    let len = u64::from(pages) * PAGE;
     memory::pattern(AREA, len, 1);
     memory::expect_pattern(AREA, len, 1);
     say!("deflated");
 }
 
-/// Memory that is free is reported, and its next use finds zeroes or what was there.
+/// Memory that is free is reported, and its next use finds zeroes or what was there. A target is
+/// the host's word that it has looked, and none the next.
 fn reporting() {
     let mut balloon = Balloon::start();
     let len = boot::number("mib").unwrap_or(16) << 20;
     memory::fill(AREA, 0xaa, len);
     say!("filled {len}");
-    clock::pause_ms(boot::number("hold-ms").unwrap_or(0));
+    balloon.wait_for_target(|target| target > 0);
     let queue = balloon.reporting.as_mut().expect("free page reporting is offered");
     let block: u64 = 2 << 20;
     for offset in (0..len).step_by(2 << 20) {
         queue.ask(&[Buffer::fill(AREA + offset, u32::try_from(block).unwrap_or(0))]);
     }
     say!("reported {len}");
-    clock::pause_ms(boot::number("hold-ms").unwrap_or(0));
+    balloon.wait_for_target(|target| target == 0);
     for offset in (0..len).step_by(4096) {
         let word = memory::read64(AREA + offset);
         assert!(word == 0 || word == 0xaaaa_aaaa_aaaa_aaaa, "{word:#x}");

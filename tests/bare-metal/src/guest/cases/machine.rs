@@ -124,7 +124,7 @@ fn processors() {
     memory::copy(base, code, len);
     memory::write16(base + COUNTER, 0);
     interrupts::start_others(PAGE);
-    let end = clock::after_ms(5000);
+    let end = clock::after_ms(clock::PATIENCE_MS);
     while u64::from(memory::read16(base + COUNTER)) < wanted {
         assert!(!end.is_past(), "{} others started", memory::read16(base + COUNTER));
     }

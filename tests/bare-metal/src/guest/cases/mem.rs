@@ -14,11 +14,11 @@ pub const CASES: Cases = &[
 ];
 
 /// Requests and answers. virtio 1.2 §5.15.6.
-const PLUG: u16 = 0;
+pub(super) const PLUG: u16 = 0;
 const UNPLUG: u16 = 1;
-const UNPLUG_ALL: u16 = 2;
+pub(super) const UNPLUG_ALL: u16 = 2;
 const STATE: u16 = 3;
-const ACK: u16 = 0;
+pub(super) const ACK: u16 = 0;
 const NACK: u16 = 1;
 const ERROR: u16 = 3;
 const PLUGGED: u16 = 0;
@@ -31,18 +31,19 @@ const USABLE_SIZE: u64 = 32;
 const PLUGGED_SIZE: u64 = 40;
 const REQUESTED_SIZE: u64 = 48;
 
-struct Mem {
+/// A region and its driver.
+pub(super) struct Mem {
     device: Device,
     queue: Queue,
     page: u64,
     block: u64,
-    start: u64,
+    pub start: u64,
     size: u64,
 }
 
 impl Mem {
     #[track_caller]
-    fn start() -> Self {
+    pub fn start() -> Self {
         let device = Device::find(kind::MEM);
         let features = device.negotiate(0);
         let queue = device.queue(0, 16, features);
@@ -61,7 +62,7 @@ impl Mem {
 
     /// A request for blocks from the region's start on, and its answer and state.
     #[track_caller]
-    fn ask(&mut self, kind: u16, address: u64, blocks: u16) -> (u16, u16) {
+    pub fn ask(&mut self, kind: u16, address: u64, blocks: u16) -> (u16, u16) {
         memory::fill(self.page, 0, 24);
         memory::write16(self.page, kind);
         memory::write64(self.page + 8, address);
@@ -72,13 +73,13 @@ impl Mem {
     }
 
     #[track_caller]
-    fn wait_for_size(&self, wanted: impl Fn(u64) -> bool) -> u64 {
+    pub fn wait_for_size(&self, wanted: impl Fn(u64) -> bool) -> u64 {
         self.wait_for(REQUESTED_SIZE, wanted)
     }
 
     #[track_caller]
     fn wait_for(&self, field: u64, wanted: impl Fn(u64) -> bool) -> u64 {
-        let end = clock::after_ms(30_000);
+        let end = clock::after_ms(clock::PATIENCE_MS);
         loop {
             let size = self.device.config64(field);
             if wanted(size) {
@@ -86,6 +87,12 @@ impl Mem {
             }
             assert!(!end.is_past(), "the field at {field} stays at {size}");
         }
+    }
+
+    /// None of the region is there.
+    #[track_caller]
+    pub fn wait_for_nothing_usable(&self) {
+        self.wait_for(USABLE_SIZE, |size| size == 0);
     }
 
     fn usable(&self) -> u64 {
@@ -108,7 +115,7 @@ impl Mem {
         }
     }
 
-    fn blocks(&self, size: u64) -> u16 {
+    pub fn blocks(&self, size: u64) -> u16 {
         u16::try_from(size / self.block).expect("few blocks")
     }
 }
@@ -178,8 +185,8 @@ fn refusals() {
     assert_eq!(mem.device.config64(PLUGGED_SIZE), 0);
 }
 
-/// Takes all that it can of a region of two chunks while the host grants none, one and both of them, and
-/// wants them back.
+/// Takes all that it can of a region of two chunks while the host grants none, one and both of
+/// them, and wants them back.
 fn limit() {
     let mut mem = Mem::start();
     let (all, chunk, block) = (mem.size, mem.size / 2, mem.block);
@@ -216,7 +223,7 @@ fn limit() {
     say!("second chunk taken");
 
     mem.wait_for_size(|size| size == 0);
-    mem.wait_for(USABLE_SIZE, |size| size == 0);
+    mem.wait_for_nothing_usable();
     mem.expect_nothing(0, all);
     say!("all taken");
 
@@ -260,9 +267,9 @@ fn devices() {
 
     mem.wait_for_size(|size| size == 0);
     assert_eq!(mem.ask(UNPLUG_ALL, 0, 0).0, ACK);
-    mem.wait_for(USABLE_SIZE, |size| size == 0);
+    mem.wait_for_nothing_usable();
     device.notify(0);
-    let end = clock::after_ms(30_000);
+    let end = clock::after_ms(clock::PATIENCE_MS);
     while device.status() & status::NEEDS_RESET == 0 {
         assert!(!end.is_past(), "a device whose rings are gone says nothing");
     }

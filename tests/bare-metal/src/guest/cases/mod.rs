@@ -3,6 +3,7 @@
 mod balloon;
 mod blk;
 mod console;
+mod fs;
 mod hostile;
 mod machine;
 mod mem;
@@ -18,10 +19,11 @@ use super::virtio::{Device, kind};
 /// All of one room.
 type Cases = &'static [(&'static str, fn())];
 
-const ROOMS: [Cases; 11] = [
+const ROOMS: [Cases; 12] = [
     balloon::CASES,
     blk::CASES,
     console::CASES,
+    fs::CASES,
     hostile::CASES,
     machine::CASES,
     mem::CASES,

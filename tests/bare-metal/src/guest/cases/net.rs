@@ -107,7 +107,7 @@ impl Card {
         self.put(38, &HOST);
         self.send(42);
         loop {
-            let (frame, len) = self.receive(ARP, 5000).expect("the host answers ARP");
+            let (frame, len) = self.receive(ARP, clock::PATIENCE_MS).expect("the host answers ARP");
             assert!(len >= 42, "{len} bytes");
             let (operation, sender) = (memory::bytes(frame + 20, 2), memory::bytes(frame + 28, 4));
             let host = core::array::from_fn(|nth| memory::read8(frame + 22 + nth as u64));
@@ -178,7 +178,7 @@ fn pings(mut card: Card, count: u16) {
         let payload = 56 + (sequence % 8) * 200;
         let len = card.write_ping(host, sequence, payload.min(1472));
         card.send(len);
-        let (frame, got) = card.receive(IPV4, 5000).expect("the host answers pings");
+        let (frame, got) = card.receive(IPV4, clock::PATIENCE_MS).expect("the host answers pings");
         assert!(got >= len, "{got} of {len} bytes");
         assert_eq!(memory::read8(frame + 34), 0, "an answer");
         assert_eq!(memory::bytes(frame + 40, 2), sequence.to_be_bytes(), "the sequence");
@@ -224,7 +224,7 @@ fn receive_ring_full() {
     // And it is as it was.
     let len = card.write_ping(host, 2000, 100);
     card.send(len);
-    card.receive(IPV4, 5000).expect("a ping after all that is answered");
+    card.receive(IPV4, clock::PATIENCE_MS).expect("a ping after all that is answered");
     say!("received again");
 }
 

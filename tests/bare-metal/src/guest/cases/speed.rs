@@ -88,7 +88,7 @@ fn vsock_send() {
             socket.packet(RW, 0, len);
             sent += u64::from(len);
         }
-        while let Some(packet) = socket.next(if len == 0 { 10_000 } else { 0 }) {
+        while let Some(packet) = socket.next(if len == 0 { clock::PATIENCE_MS } else { 0 }) {
             assert_eq!(packet.operation, CREDIT_UPDATE, "after {sent} bytes");
             socket.done(packet);
             if socket.credit() > 0 {
@@ -108,7 +108,7 @@ fn vsock_receive() {
     let start = clock::ticks();
     let (mut got, mut told) = (0, 0);
     while got < total {
-        let packet = socket.next(10_000).expect("more comes");
+        let packet = socket.next(clock::PATIENCE_MS).expect("more comes");
         if packet.operation == RW {
             got += u64::from(packet.len);
         }

@@ -1,5 +1,5 @@
-//! The vsock device: virtio 1.2 §5.10. The host listens on `port=N` and sends everything back, if it
-//! accepts at all.
+//! The vsock device: virtio 1.2 §5.10. The host listens on `port=N` and sends everything back, if
+//! it accepts at all.
 
 use super::Cases;
 use crate::guest::memory::{self, PAGE};
@@ -171,7 +171,8 @@ impl Socket {
     #[track_caller]
     pub fn expect(&mut self, operation: u16) -> Packet {
         loop {
-            let packet = self.next(10_000).unwrap_or_else(|| panic!("no operation {operation}"));
+            let packet =
+                self.next(clock::PATIENCE_MS).unwrap_or_else(|| panic!("no operation {operation}"));
             if packet.operation == operation {
                 return packet;
             }
@@ -209,7 +210,7 @@ impl Socket {
     pub fn close(&mut self) {
         self.packet(SHUTDOWN, 3, 0);
         loop {
-            let packet = self.next(10_000).expect("the host ends too");
+            let packet = self.next(clock::PATIENCE_MS).expect("the host ends too");
             self.done(packet);
             if packet.operation == RST {
                 return;
@@ -238,7 +239,7 @@ fn echoes(mut socket: Socket, total: u32) {
             socket.sent += room;
             socket.packet(RW, 0, room);
         }
-        let wait = if room == 0 || socket.sent == total { 10_000 } else { 0 };
+        let wait = if room == 0 || socket.sent == total { clock::PATIENCE_MS } else { 0 };
         let Some(packet) = socket.next(wait) else {
             assert_eq!(wait, 0, "{got} bytes of {total} came back");
             continue;
@@ -398,7 +399,7 @@ fn flood() {
         }
     }
     while opened + refused < 2000 {
-        let packet = socket.next(10_000).expect("every request is answered");
+        let packet = socket.next(clock::PATIENCE_MS).expect("every request is answered");
         count(packet, &mut opened, &mut refused);
         socket.done(packet);
     }
@@ -413,8 +414,8 @@ fn count(packet: Packet, opened: &mut u32, refused: &mut u32) {
     }
 }
 
-/// Two connections may wait for the host, which takes the first of them when it is connected to at the
-/// next port.
+/// Two connections may wait for the host, which takes the first of them when it is connected to at
+/// the next port.
 fn backlog() {
     let mut socket = Socket::start(0);
     let port = socket.port;
@@ -433,7 +434,7 @@ fn backlog() {
 fn accept() {
     let mut socket = Socket::start(0);
     say!("listening");
-    let request = socket.next(30_000).expect("the host connects");
+    let request = socket.next(clock::PATIENCE_MS).expect("the host connects");
     assert_eq!(request.operation, REQUEST);
     assert_eq!(memory::read32(request.at + 20), OUR_PORT, "to another port");
     socket.port = memory::read32(request.at + 16);
@@ -447,7 +448,7 @@ fn accept() {
     socket.done(data);
     // The host's end is closed: that there is no more, or that there is nobody.
     loop {
-        let packet = socket.next(30_000).expect("the host ends");
+        let packet = socket.next(clock::PATIENCE_MS).expect("the host ends");
         socket.done(packet);
         match packet.operation {
             RST => return,
@@ -510,7 +511,7 @@ fn no_receive_buffers() {
         receive.add_raw(buffer + nth * 512, 512, FLAG_WRITE);
     }
     receive.kick();
-    let end = clock::after_ms(10_000);
+    let end = clock::after_ms(clock::PATIENCE_MS);
     loop {
         assert!(!end.is_past(), "no answer after all");
         if let Some((_, len)) = receive.pop()

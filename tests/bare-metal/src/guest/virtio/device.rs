@@ -40,7 +40,6 @@ pub mod status {
 
 /// "virt"
 const MAGIC: u32 = 0x7472_6976;
-const RESET_MS: u64 = 5000;
 
 /// A device that was found.
 #[derive(Clone, Copy)]
@@ -140,7 +139,7 @@ impl Device {
     #[track_caller]
     pub fn reset(&self) {
         self.write(register::STATUS, 0);
-        let end = clock::after_ms(RESET_MS);
+        let end = clock::after_ms(clock::PATIENCE_MS);
         while self.status() != 0 {
             assert!(!end.is_past(), "the device is not reset: status {:#x}", self.status());
         }

@@ -1,7 +1,7 @@
 //! A driver for virtio devices behind MMIO that is honest where it is asked to be, and no further.
 //!
-//! [`Device`] finds and negotiates, [`Queue`] fills rings. Both give their addresses away, so that a
-//! case can write there whatever it likes.
+//! [`Device`] finds and negotiates, [`Queue`] fills rings. Both give their addresses away, so that
+//! a case can write there whatever it likes.
 
 mod device;
 mod queue;
@@ -25,6 +25,8 @@ pub mod kind {
     pub const VSOCK: u32 = 19;
     /// §5.15
     pub const MEM: u32 = 24;
+    /// §5.11
+    pub const FS: u32 = 26;
 }
 
 /// Features of every device. virtio 1.2 §6.

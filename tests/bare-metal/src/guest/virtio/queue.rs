@@ -14,8 +14,7 @@ pub const FLAG_INDIRECT: u16 = 4;
 const DESCRIPTOR_LEN: u64 = 16;
 /// VIRTQ_USED_F_NO_NOTIFY
 const NO_NOTIFY: u16 = 1;
-const WAIT_MS: u64 = 10_000;
-const INTERRUPT_MS: u32 = 10_000;
+const INTERRUPT_MS: u32 = 60_000;
 
 /// A part of a chain.
 #[derive(Clone, Copy)]
@@ -257,7 +256,7 @@ impl Queue {
     /// Waits for the next used chain.
     #[track_caller]
     pub fn wait(&mut self) -> (u16, u32) {
-        match self.wait_ms(WAIT_MS) {
+        match self.wait_ms(clock::PATIENCE_MS) {
             Some(used) => used,
             None => panic!("nothing is used, status {:#x}", self.device.status()),
         }

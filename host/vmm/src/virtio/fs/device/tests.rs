@@ -1,30 +1,26 @@
-//! Tests: the device behind its registers, with back ends that are honest (crate vhost's, virtiofsd)
-//! and with some that are not.
+//! Tests: the device behind its registers, with back ends that are honest (crate vhost's,
+//! virtiofsd) and with some that are not.
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
-use vhost::vhost_user::BackendReqHandler;
 use vhost::vhost_user::message::FrontendReq;
-use virtio_queue::Queue;
 
 use super::*;
-use crate::Memory;
 use crate::memory::{Ram, Size};
-use crate::vhost_user::backend::Backend;
-use crate::virtio::queue::{self, Limits, Request, Served};
+use crate::virtio::fs::testing::honest;
 use crate::virtio::testing::{Buffer, Driver, DriverQueue};
 
-const QUICK: Duration = Duration::from_millis(100);
+const QUICK: Duration = Duration::from_millis(500);
+/// For what has to be answered before the back end fails.
+const PATIENT: Duration = Duration::from_secs(3);
 /// The queue of urgent requests. virtio 1.2 §5.11.2.
 const URGENT: usize = 0;
 /// The first of the others.
@@ -44,52 +40,6 @@ fn wait_for_interrupt(driver: &Driver) {
     nix::unistd::read(driver.transport.interrupt().as_fd(), &mut [0; 8]).unwrap();
     assert_eq!(driver.read(0x060) & 1, 1, "the status says why");
     driver.write(0x064, 1);
-}
-
-/// A back end by crate vhost that answers what it reads from a queue in capitals.
-fn honest() -> (UnixStream, JoinHandle<()>) {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let thread = std::thread::spawn(move || {
-        let backend = Arc::new(Mutex::new(Backend::new(3)));
-        let watched = theirs.try_clone().unwrap();
-        let mut requests = BackendReqHandler::from_stream(theirs, backend.clone());
-        loop {
-            let kicks: Vec<_> = {
-                let mut backend = backend.lock().unwrap();
-                let (_, vrings) = backend.parts();
-                vrings.iter().filter_map(|vring| vring.kick()?.try_clone().ok()).collect()
-            };
-            let mut wanted = vec![PollFd::new(watched.as_fd(), PollFlags::POLLIN)];
-            wanted.extend(kicks.iter().map(|kick| PollFd::new(kick.as_fd(), PollFlags::POLLIN)));
-            poll(&mut wanted, 10_000u16).unwrap();
-            let asked = wanted[0].any().unwrap();
-            if asked && requests.handle_request().is_err() {
-                return;
-            }
-            kicks.iter().for_each(|mut kick| drop(kick.read(&mut [0; 8])));
-            let mut backend = backend.lock().unwrap();
-            let (memory, vrings) = backend.parts();
-            for vring in vrings {
-                let Some(queue) = vring.running() else { continue };
-                if answer_in_capitals(memory.guest(), queue) {
-                    vring.notify();
-                }
-            }
-        }
-    });
-    (ours, thread)
-}
-
-fn answer_in_capitals(memory: &Memory, queue: &mut Queue) -> bool {
-    let limits = Limits { descriptors: 8, readable: 4096, writable: 4096 };
-    let outcome = queue::pass(queue, memory, |chain| {
-        let mut request = Request::split(chain, memory, limits).unwrap();
-        let mut bytes = Vec::new();
-        request.reader.read_to_end(&mut bytes).unwrap();
-        request.writer.write_all(&bytes.to_ascii_uppercase()).unwrap();
-        Served::Used(request.writer.written())
-    });
-    outcome.unwrap().notify
 }
 
 fn ask(driver: &mut Driver, index: usize, text: &[u8]) -> Buffer {
@@ -119,6 +69,8 @@ enum Fault {
     SaysTooMuch,
     SaysHalf,
     SaysZero,
+    /// With this and each further one, but not longer than a back end may take for one.
+    TakesItsTime,
 }
 
 /// A back end that does as it is told, and what it was told, until it is asked for `at`.
@@ -127,6 +79,7 @@ fn dishonest(at: FrontendReq, fault: Fault) -> (UnixStream, Receiver<u32>) {
     let (seen, requests) = channel();
     std::thread::spawn(move || {
         let mut header = [0; 12];
+        let mut late = false;
         while theirs.read_exact(&mut header).is_ok() {
             let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap());
             let (request, flags, len) = (word(0), word(4), word(8));
@@ -142,6 +95,10 @@ fn dishonest(at: FrontendReq, fault: Fault) -> (UnixStream, Receiver<u32>) {
                 _ => continue,
             };
             let mut name = request;
+            late |= request == u32::from(at) && fault == Fault::TakesItsTime;
+            if late {
+                std::thread::sleep(QUICK * 3 / 5);
+            }
             if request == u32::from(at) {
                 match fault {
                     Fault::Closes => return,
@@ -154,6 +111,7 @@ fn dishonest(at: FrontendReq, fault: Fault) -> (UnixStream, Receiver<u32>) {
                         continue;
                     }
                     Fault::SaysZero => reply = vec![0; 8],
+                    Fault::TakesItsTime => {}
                 }
             }
             let len = u32::try_from(reply.len()).unwrap();
@@ -337,10 +295,34 @@ fn back_end_that_fails_at_the_start_of_a_driver_leaves_a_machine_that_lives() {
 }
 
 #[test]
+fn status_says_why_as_soon_as_the_back_end_can_interrupt() {
+    // It has the descriptor, and the device is not started yet.
+    let (socket, _requests) = dishonest(FrontendReq::SET_VRING_KICK, Fault::Refuses);
+    let mut driver = Driver::new(Box::new(Device::new(&config(), socket.into()).unwrap()));
+    set_up(&mut driver);
+    assert!(!driver.driver_ok());
+    assert_eq!(driver.read(0x060) & 1, 1);
+    driver.write(0x070, 0);
+    assert_eq!(driver.read(0x060), 0);
+}
+
+#[test]
+fn back_end_that_takes_its_time_for_each_request_does_not_get_it_for_all() {
+    let (socket, requests) = dishonest(FrontendReq::SET_FEATURES, Fault::TakesItsTime);
+    let device = Device::with_deadline(&config(), socket.into(), QUICK).unwrap();
+    let mut driver = Driver::new(Box::new(device));
+    set_up(&mut driver);
+    assert!(!driver.driver_ok());
+    assert_eq!(driver.counter("back_end_failures"), 1);
+    let last = u32::from(FrontendReq::SET_VRING_ENABLE);
+    assert!(!requests.try_iter().any(|request| request == last), "it was asked to the end");
+}
+
+#[test]
 fn back_end_that_fails_at_a_reset_is_given_up_and_the_reset_is_done() {
     for fault in [Fault::Closes, Fault::Hangs, Fault::SaysTooMuch, Fault::SaysAnotherName] {
         let (socket, _requests) = dishonest(FrontendReq::GET_VRING_BASE, fault);
-        let device = Device::with_deadline(&config(), socket.into(), QUICK).unwrap();
+        let device = Device::with_deadline(&config(), socket.into(), PATIENT).unwrap();
         let mut driver = Driver::new(Box::new(device));
         driver.start(0, 16);
         driver.write(0x070, 0);
