@@ -278,8 +278,8 @@ impl Engine {
         self.settle(container)
     }
 
-    /// As [`Engine::settle_after_monitor`], of a container whose start failed: one that was to be removed
-    /// at its end is, however far its monitor came.
+    /// As [`Engine::settle_after_monitor`], of a container whose start failed: one that was to be
+    /// removed at its end is, however far its monitor came.
     ///
     /// # Errors
     /// Those of [`Engine::settle_after_monitor`] and of [`Engine::remove`].

@@ -1,6 +1,6 @@
 //! The configuration file: what somebody wants of every command. A flag goes before a `HUSK_*`
-//! variable, that before the file, and the file before the default; this room reads the file, and the
-//! deadline's variable.
+//! variable, that before the file, and the file before the default; this room reads the file, and
+//! the deadline's variable.
 //!
 //! ```toml
 //! hypervisor = "auto"            # auto, kvm or qemu
@@ -152,7 +152,8 @@ impl Settings {
     }
 }
 
-/// The text of a file or a device such as /dev/null. Whoever would write to a pipe is not waited for.
+/// The text of a file, or of a device such as /dev/null. Whoever would write to a pipe is not
+/// waited for.
 fn read_text(file: &Path) -> io::Result<String> {
     let mut options = File::options();
     let source = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(file)?;
