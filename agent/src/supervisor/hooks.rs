@@ -352,8 +352,8 @@ async fn listen(
             },
         }
     };
-    // At most a pipe's content: what it has left behind may go on for ever. From the pipe itself: the
-    // runtime may not have heard yet that there is something in it.
+    // At most a pipe's content: what it has left behind may go on for ever. From the pipe itself:
+    // the runtime may not have heard yet that there is something in it.
     for _ in 0..PIPE_READS {
         match nix::unistd::read(output.as_fd(), &mut buffer) {
             Ok(len @ 1..) => said.hear(buffer.get(..len).unwrap_or_default()),

@@ -85,8 +85,8 @@ impl Settings {
     /// nothing, but for the one that `HUSK_CONFIG` names.
     ///
     /// # Errors
-    /// [`Error::Settings`], [`Error::File`] and [`Error::RelativeDir`]: nothing is taken from a file
-    /// that is wrong anywhere.
+    /// [`Error::Settings`], [`Error::File`] and [`Error::RelativeDir`]: nothing is taken from a
+    /// file that is wrong anywhere.
     pub fn load() -> Result<Self, Error> {
         if let Some(file) = env::var_os(FILE_VARIABLE).filter(|file| !file.is_empty()) {
             let file = PathBuf::from(file);

@@ -20,8 +20,8 @@ const MEMORY_SLACK_BYTES: u64 = 1 << 20;
 const LOOKS: u32 = 20;
 const LOOK_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Looks at the guest from outside of all containers, through binds of the guest's own files. A process of the
-/// kernel's may end between its name and the look.
+/// Looks at the guest from outside of all containers, through binds of the guest's own files. A
+/// process of the kernel's may end between its name and the look.
 const SCRIPT: &str = "
 cd /guest/proc
 echo cgroups $(ls -d /guest/cgroup/husk/*/ | wc -l)

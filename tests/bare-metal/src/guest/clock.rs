@@ -54,7 +54,8 @@ pub fn micros(from: u64, to: u64) -> u64 {
 #[derive(Clone, Copy)]
 pub struct Deadline(u64);
 
-/// How long a device or the host may take for what they have to do, on a machine that does much else.
+/// How long a device or the host may take for what they have to do, on a machine that does much
+/// else.
 pub const PATIENCE_MS: u64 = 60_000;
 
 /// So many milliseconds from now.

@@ -24,8 +24,8 @@ use vm_memory::{Address, ByteValued, FileOffset, GuestMemoryBackend, GuestMemory
 
 use crate::Memory;
 
-/// How long a back end may take for all requests from one [`BackEnd::begin`] to the next. It ends what
-/// it does for the guest before it stops a queue.
+/// How long a back end may take for all requests from one [`BackEnd::begin`] to the next. It ends
+/// what it does for the guest before it stops a queue.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 /// Bytes of a message before its body: request, flags, length of the body.
 const HEADER_LEN: usize = 12;
