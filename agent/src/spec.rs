@@ -1,5 +1,5 @@
-//! Why an OCI spec is refused. Every room that reads a part of the spec says it with this type, with
-//! the field's full name; none ignores a field that it does not do.
+//! Why an OCI spec is refused. Every room that reads a part of the spec says it with this type,
+//! with the field's full name; none ignores a field that it does not do.
 
 use husk_protocols::error::ErrorKind;
 

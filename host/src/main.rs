@@ -1,5 +1,5 @@
-//! The `husk` command, which is also the monitor of each container that it starts, and the VMM of each
-//! monitor that has the built-in one.
+//! The `husk` command, which is also the monitor of each container that it starts, and the VMM of
+//! each monitor that has the built-in one.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

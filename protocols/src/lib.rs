@@ -25,8 +25,8 @@ pub const PROTOCOL_VERSION: u32 = 2;
 mod tests {
     use super::PROTOCOL_VERSION;
 
-    /// The calls of a version. An agent that lacks one, or a field that a host counts on, would leave
-    /// out what it is asked without a word.
+    /// The calls of a version. An agent that lacks one, or a field that a host counts on, would
+    /// leave out what it is asked without a word.
     const CALLS: (u32, &str) = (
         2,
         "Sandbox.Setup Sandbox.Info Sandbox.Shutdown Containers.Create \

@@ -1,6 +1,6 @@
-//! The guest agent alone in a VM: no engine and no command line. Boots kernel and guest image, speaks
-//! the protocol to the agent, and shows the console when the guest does not come up. One VM serves
-//! all cases of a test process.
+//! The guest agent alone in a VM: no engine and no command line. Boots kernel and guest image,
+//! speaks the protocol to the agent, and shows the console when the guest does not come up. One VM
+//! serves all cases of a test process.
 
 mod container;
 mod copies;

@@ -50,8 +50,8 @@ pub fn within<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Opt
     }
 }
 
-/// How many times as long as on a usual machine everything may take: `HUSK_TEST_PATIENCE`, for whole
-/// boots where KVM emulates kernel code.
+/// How many times as long as on a usual machine everything may take: `HUSK_TEST_PATIENCE`, for
+/// whole boots where KVM emulates kernel code.
 ///
 /// # Panics
 /// When it is no whole number from 1 on.

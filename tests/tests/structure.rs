@@ -111,6 +111,11 @@ const CRATES: [&str; 8] = [
     "tests/guest-inits/src",
 ];
 
+/// Every source of the workspace is below one of these.
+const FOLDERS: [&str; 5] = ["agent", "host", "protocols", "rootfs-builder", "tests"];
+/// As rustfmt breaks code, max_width.
+const COLUMNS: usize = 100;
+
 /// The text without comments: what is said of a room is no use of it.
 fn code(text: &str) -> String {
     let line = |line: &str| line.split("//").next().unwrap_or_default().to_owned();
@@ -296,6 +301,19 @@ fn every_file_says_what_it_is_for() {
             assert!(text.starts_with("//! "), "{path} does not begin with its purpose");
         }
     }
+}
+
+#[test]
+fn no_comment_is_wider_than_code() {
+    let mut wide = Vec::new();
+    for (path, text) in FOLDERS.iter().flat_map(|folder| sources(folder)) {
+        for (number, line) in (1..).zip(text.lines()) {
+            if line.trim_start().starts_with("//") && line.chars().count() > COLUMNS {
+                wide.push(format!("{path}:{number}: {line}"));
+            }
+        }
+    }
+    assert!(wide.is_empty(), "more than {COLUMNS} columns:\n{}", wide.join("\n"));
 }
 
 #[test]

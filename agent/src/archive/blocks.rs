@@ -255,8 +255,8 @@ fn is_extension(kind: EntryType) -> bool {
     matches!(kind, GNULongName | GNULongLink | XHeader | XGlobalHeader)
 }
 
-/// The first record's key and value, and what follows it. By its length: there may be a line break in
-/// a value, for which the package's own reader takes the end.
+/// The first record's key and value, and what follows it. By its length: there may be a line break
+/// in a value, for which the package's own reader takes the end.
 fn record(records: &[u8]) -> Option<(&str, &[u8], &[u8])> {
     let blank = records.iter().position(|&byte| byte == b' ')?;
     let len: usize = std::str::from_utf8(records.get(..blank)?).ok()?.parse().ok()?;

@@ -181,8 +181,8 @@ pub fn status(root: BorrowedFd<'_>, path: &Path) -> Result<FileStatus> {
     })
 }
 
-/// The name under which the kernel opens again what a descriptor refers to, whatever has happened to
-/// its path meanwhile.
+/// The name under which the kernel opens again what a descriptor refers to, whatever has happened
+/// to its path meanwhile.
 fn again(fd: impl AsFd) -> PathBuf {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()).into()
 }

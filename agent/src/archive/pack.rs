@@ -1,6 +1,6 @@
-//! Files into an archive. The tree may change meanwhile: what is gone when its turn comes is left out,
-//! a file that has become shorter is filled up with zeros, and of one that grows the size at its
-//! turn counts.
+//! Files into an archive. The tree may change meanwhile: what is gone when its turn comes is left
+//! out, a file that has become shorter is filled up with zeros, and of one that grows the size at
+//! its turn counts.
 
 use std::{
     collections::HashMap,
@@ -29,7 +29,8 @@ use super::{
 };
 use crate::sys;
 
-/// Names that are kept for hard links, in bytes. Links to a file beyond it become files of their own.
+/// Names that are kept for hard links, in bytes. Links to a file beyond it become files of their
+/// own.
 const MAX_LINK_BYTES: usize = 1 << 20;
 /// Files up to this size are read before they are announced: those of sysfs say 4096 and have less.
 const SMALL: usize = 64 << 10;

@@ -1,5 +1,5 @@
-//! An archive into a folder. Below the folder no symbolic link is followed, neither one that was there
-//! nor one that came with the archive; so an entry lands where its name says or nowhere.
+//! An archive into a folder. Below the folder no symbolic link is followed, neither one that was
+//! there nor one that came with the archive; so an entry lands where its name says or nowhere.
 
 use std::{
     collections::HashMap,
@@ -57,8 +57,8 @@ struct Unpacker {
     times: HashMap<PathBuf, i64>,
 }
 
-/// Extracts what comes from `stream` below a folder that is there, until the archive's end. Blocks as
-/// the stream does.
+/// Extracts what comes from `stream` below a folder that is there, until the archive's end. Blocks
+/// as the stream does.
 ///
 /// # Errors
 /// [`ArchiveError`]; what was extracted before the failure stays, and of a file that was not whole

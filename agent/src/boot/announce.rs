@@ -71,8 +71,8 @@ pub fn listen_for_consoles() -> Result<OwnedFd, AnnounceError> {
 fn listening(port: u32) -> Result<OwnedFd, Errno> {
     let socket = vsock_socket()?;
     bind(socket.as_raw_fd(), &VsockAddr::new(VMADDR_CID_ANY, port))?;
-    // As many as the kernel lets wait: a hundred execs at once bring three hundred streams before the
-    // agent gets to accept one, and those beyond the backlog would be reset.
+    // As many as the kernel lets wait: a hundred execs at once bring three hundred streams before
+    // the agent gets to accept one, and those beyond the backlog would be reset.
     listen(&socket, Backlog::MAXALLOWABLE)?;
     Ok(socket)
 }

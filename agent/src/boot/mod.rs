@@ -1,4 +1,5 @@
-//! From the kernel's start of PID 1 to an agent that serves, and from there to the end of the machine.
+//! From the kernel's start of PID 1 to an agent that serves, and from there to the end of the
+//! machine.
 
 mod announce;
 mod mounts;
@@ -67,8 +68,8 @@ pub enum BootError {
 
 /// Is PID 1: boots, serves, and powers off, whatever happens.
 pub fn run() -> ! {
-    // The runtime of the language knows nothing of the kernel's log, and the first process has no other
-    // place to complain.
+    // The runtime of the language knows nothing of the kernel's log, and the first process has no
+    // other place to complain.
     std::panic::set_hook(Box::new(|panic| log::error("panic", &panic.to_string())));
     match boot() {
         Ok(Ending::Shutdown) => log::info("boot", "shut down"),

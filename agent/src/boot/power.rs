@@ -1,5 +1,5 @@
-//! The end of the machine. There is no ACPI: a virtual machine monitor takes a reset for its guest's
-//! end, and a triple fault is the shortest way to one.
+//! The end of the machine. There is no ACPI: a virtual machine monitor takes a reset for its
+//! guest's end, and a triple fault is the shortest way to one.
 
 use std::fs;
 

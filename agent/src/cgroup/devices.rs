@@ -1,6 +1,6 @@
-//! `linux.resources.devices`: which device nodes a container's processes may read, write and make, and
-//! the filter on its cgroup that holds them to it. Rules count in their order, the later one wins, and
-//! a device that no rule speaks of is denied. Nodes of `linux.devices` are no rules.
+//! `linux.resources.devices`: which device nodes a container's processes may read, write and make,
+//! and the filter on its cgroup that holds them to it. Rules count in their order, the later one
+//! wins, and a device that no rule speaks of is denied. Nodes of `linux.devices` are no rules.
 
 use std::{
     fs::File,

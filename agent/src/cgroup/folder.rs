@@ -34,8 +34,8 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes it with its limits in force. Its devices are open until [`Cgroup::filter_devices`]: what
-    /// sets a container up may use those that the container may not.
+    /// Makes it with its limits in force. Its devices are open until [`Cgroup::filter_devices`]:
+    /// what sets a container up may use those that the container may not.
     ///
     /// # Errors
     /// [`CgroupError`]; nothing is left.
@@ -226,8 +226,8 @@ impl Cgroup {
     }
 }
 
-/// Calls for all folders below one and then for itself, until the answer is `false`, which is the answer
-/// then. Remembers no more than the way down: a container can make very many.
+/// Calls for all folders below one and then for itself, until the answer is `false`, which is the
+/// answer then. Remembers no more than the way down: a container can make very many.
 fn visit(
     folder: &Path,
     depth: usize,
@@ -260,7 +260,8 @@ fn is_said(folder: &Path, wanted: &str) -> bool {
         .is_ok_and(|events| events.lines().any(|line| line == wanted))
 }
 
-/// The file for the limits' weights. The cost model is off for each disk until somebody counts on it.
+/// The file for the limits' weights. The cost model is off for each disk until somebody counts on
+/// it.
 fn weight_file(folder: &Path, limits: &Limits) -> Result<WeightFile, CgroupError> {
     if !limits.weigh_devices() {
         return Ok(WeightFile::Cost);

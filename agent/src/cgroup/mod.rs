@@ -1,5 +1,5 @@
-//! One cgroup v2 folder for each container. Written by hand: the packages for it speak to systemd and
-//! to cgroup v1 too, and would be a third of the agent.
+//! One cgroup v2 folder for each container. Written by hand: the packages for it speak to systemd
+//! and to cgroup v1 too, and would be a third of the agent.
 
 mod block;
 mod delegation;
@@ -36,7 +36,8 @@ const ROOT: &str = "/sys/fs/cgroup";
 const DEFAULT_PARENT: &str = "husk";
 /// Deepest folder that is looked at below a container's own. The container can make more.
 const MAX_DEPTH: usize = 64;
-/// As many tasks as the guest can have, the kernel's own too: Documentation/admin-guide/sysctl/kernel.rst.
+/// As many tasks as the guest can have, the kernel's own too:
+/// Documentation/admin-guide/sysctl/kernel.rst.
 const THREADS_MAX: &str = "/proc/sys/kernel/threads-max";
 /// For the agent, its second stages and the kernel.
 const RESERVED_TASKS: u64 = 512;
@@ -213,8 +214,8 @@ pub fn set_up_root() -> Result<(), CgroupError> {
     make_parent(&root.join(DEFAULT_PARENT))
 }
 
-/// What no container can take, on a child of the root: a container that may write to its cgroups nests
-/// them no deeper than they can be removed, and leaves the agent some processes to start.
+/// What no container can take, on a child of the root: a container that may write to its cgroups
+/// nests them no deeper than they can be removed, and leaves the agent some processes to start.
 fn limit_branch(folder: &Path) -> Result<(), CgroupError> {
     fs::write(folder.join("cgroup.max.depth"), MAX_DEPTH.to_string())
         .map_err(operation("limit the depth of", folder))?;

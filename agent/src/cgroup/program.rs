@@ -1,14 +1,16 @@
 //! Device rules as a program for the kernel's BPF machine (Documentation/bpf/standardization,
-//! `struct bpf_cgroup_dev_ctx` of linux/bpf.h). Pure: an assembler for the few instructions it takes.
+//! `struct bpf_cgroup_dev_ctx` of linux/bpf.h). Pure: an assembler for the few instructions it
+//! takes.
 //!
-//! The last rule that speaks of a kind of access decides on it. So the program asks the rules from the
-//! last to the first, and crosses off what one has allowed, until nothing is left. That is all it
-//! remembers from one rule to the next: the kernel's verifier follows every combination of what is
-//! remembered, and would give up on a long list.
+//! The last rule that speaks of a kind of access decides on it. So the program asks the rules from
+//! the last to the first, and crosses off what one has allowed, until nothing is left. That is all
+//! it remembers from one rule to the next: the kernel's verifier follows every combination of what
+//! is remembered, and would give up on a long list.
 
 use super::devices::{Kind, Rule, Rules};
 
-/// Where the program's argument is at its start, and what it keeps: linux/bpf.h, "Register numbers".
+/// Where the program's argument is at its start, and what it keeps: linux/bpf.h, "Register
+/// numbers".
 const RESULT: u8 = 0;
 const CONTEXT: u8 = 1;
 /// What is asked for and not yet allowed.

@@ -1,5 +1,5 @@
-//! `linux.resources` as the files of cgroup v2 (Documentation/admin-guide/cgroup-v2.rst) and what to
-//! write there. Pure.
+//! `linux.resources` as the files of cgroup v2 (Documentation/admin-guide/cgroup-v2.rst) and what
+//! to write there. Pure.
 
 use std::collections::HashMap;
 
@@ -149,8 +149,8 @@ fn cpu_settings(cpu: &LinuxCpu, settings: &mut Vec<Setting>) -> Result<(), SpecE
     Ok(())
 }
 
-/// From cgroup v1's shares (2 to 262144, default 1024) to v2's weight (1 to 10000), linearly, as the
-/// runtime-spec's users expect.
+/// From cgroup v1's shares (2 to 262144, default 1024) to v2's weight (1 to 10000), linearly, as
+/// the runtime-spec's users expect.
 fn weight(shares: u64) -> u64 {
     let shares = shares.clamp(2, 262_144);
     1 + (shares - 2) * 9999 / 262_142

@@ -1,6 +1,6 @@
-//! What a container has used, as cgroup v2 (Documentation/admin-guide/cgroup-v2.rst) and the network
-//! namespace of a process of it say. A function of a folder and a pid: it waits for nobody, and a
-//! file that the kernel does not have leaves its numbers at zero.
+//! What a container has used, as cgroup v2 (Documentation/admin-guide/cgroup-v2.rst) and the
+//! network namespace of a process of it say. A function of a folder and a pid: it waits for nobody,
+//! and a file that the kernel does not have leaves its numbers at zero.
 
 mod parse;
 
@@ -178,8 +178,9 @@ pub struct Traffic {
     pub dropped: u64,
 }
 
-/// Reads all files. Blocks for as long as reads of /sys/fs/cgroup and /proc do. Without a `pid` there
-/// are no interfaces; whether it is still the process that was meant is for the caller to see.
+/// Reads all files. Blocks for as long as reads of /sys/fs/cgroup and /proc do. Without a `pid`
+/// there are no interfaces; whether it is still the process that was meant is for the caller to
+/// see.
 ///
 /// # Errors
 /// [`CgroupError::Operation`] when the cgroup is gone.

@@ -1,5 +1,5 @@
-//! Files of a cgroup whose changes the kernel tells: `cgroup.events`, `memory.events`. One descriptor
-//! in the runtime's poll, no thread.
+//! Files of a cgroup whose changes the kernel tells: `cgroup.events`, `memory.events`. One
+//! descriptor in the runtime's poll, no thread.
 
 use std::{fs::File, io, os::fd::OwnedFd, path::Path};
 

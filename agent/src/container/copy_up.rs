@@ -1,5 +1,5 @@
-//! `tmpcopyup`: a new tmpfs begins with the content of the folder that it will lie over. Owners, modes
-//! and times are kept; links are copied as links, and never followed.
+//! `tmpcopyup`: a new tmpfs begins with the content of the folder that it will lie over. Owners,
+//! modes and times are kept; links are copied as links, and never followed.
 
 use std::{
     ffi::CStr,
@@ -26,7 +26,8 @@ use crate::sys::Result;
 /// Deepest folder that is copied. Each takes descriptors while it is.
 const MAX_DEPTH: usize = 128;
 
-/// Copies what is in the folder `from`, of which `O_PATH` is enough, into the root of the mount `to`.
+/// Copies what is in the folder `from`, of which `O_PATH` is enough, into the root of the mount
+/// `to`.
 ///
 /// # Errors
 /// `ENOSPC` when the tmpfs is too small, `ELOOP` for a tree that is too deep.

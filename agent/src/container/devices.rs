@@ -1,6 +1,6 @@
-//! Device nodes and the links of /dev: config-linux.md, "Default Devices". In a user namespace nobody
-//! makes nodes: the guest's own of the same number are bound, with their own owner and mode, as
-//! elsewhere.
+//! Device nodes and the links of /dev: config-linux.md, "Default Devices". In a user namespace
+//! nobody makes nodes: the guest's own of the same number are bound, with their own owner and mode,
+//! as elsewhere.
 
 use std::{
     fs,

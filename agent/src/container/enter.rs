@@ -1,4 +1,5 @@
-//! The way into namespaces that are there already, and into time namespaces, which nobody is born in.
+//! The way into namespaces that are there already, and into time namespaces, which nobody is born
+//! in.
 
 use std::{
     io::Write,

@@ -56,8 +56,8 @@ pub fn mask(root: &Root<'_>, paths: &[PathBuf]) -> Result<(), StageError> {
     Ok(())
 }
 
-/// What lies over masked paths: the first place that each was put over. It is cloned from there, since
-/// a mount can be cloned only once it is attached.
+/// What lies over masked paths: the first place that each was put over. It is cloned from there,
+/// since a mount can be cloned only once it is attached.
 #[derive(Default)]
 struct Covers {
     file: Option<OwnedFd>,
@@ -99,9 +99,9 @@ impl Covers {
     }
 }
 
-/// The guest's own /dev/null: the container's could be anything. It is every container's, and root in
-/// one of them must not change its mode or owner; a device on a read-only mount still takes all that is
-/// written to it.
+/// The guest's own /dev/null: the container's could be anything. It is every container's, and root
+/// in one of them must not change its mode or owner; a device on a read-only mount still takes all
+/// that is written to it.
 fn guest_null() -> Result<OwnedFd, MountError> {
     let null = open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(step("open the guest's /dev/null"))?;

@@ -1,5 +1,5 @@
-//! Hooks as programs: config.md, "POSIX-platform Hooks". Those of the container's namespaces are run
-//! from here, by the second stage; those of the guest's by the supervisor, with the same parts.
+//! Hooks as programs: config.md, "POSIX-platform Hooks". Those of the container's namespaces are
+//! run from here, by the second stage; those of the guest's by the supervisor, with the same parts.
 //!
 //! ```text
 //! Create: namespaces, mounts, devices --> prestart, createRuntime (guest) --> createContainer
@@ -246,8 +246,8 @@ fn run(plan: &HookPlan, state: &[u8]) -> Result<(), StageError> {
     let in_time = attend(&child, output, plan.timeout, &mut said)
         .map_err(HookError::start(plan, "wait for it"))?;
     if !in_time {
-        // Its whole session, and itself in case that it leads none yet. What has left that is in the
-        // container's cgroup, and ends with it.
+        // Its whole session, and itself in case that it leads none yet. What has left that is in
+        // the container's cgroup, and ends with it.
         let _ = killpg(child.pid, Signal::SIGKILL);
         let _ = sys::process::send_signal(child.pidfd.as_fd(), libc::SIGKILL);
     }

@@ -1,4 +1,5 @@
-//! A container's first process, from its birth in a new pid namespace and in its cgroup to the exec.
+//! A container's first process, from its birth in a new pid namespace and in its cgroup to the
+//! exec.
 
 use std::{convert::Infallible, os::fd::OwnedFd, path::Path};
 

@@ -1,4 +1,5 @@
-//! A further process of a running container: born in its pid namespace and cgroup, it enters the rest.
+//! A further process of a running container: born in its pid namespace and cgroup, it enters the
+//! rest.
 
 use std::{convert::Infallible, os::fd::OwnedFd};
 

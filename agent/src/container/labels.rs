@@ -1,5 +1,5 @@
-//! `process.apparmorProfile` and `process.selinuxLabel`: told to the kernel before the exec that they
-//! are for, through the guest's own /proc, since the container's may be anything.
+//! `process.apparmorProfile` and `process.selinuxLabel`: told to the kernel before the exec that
+//! they are for, through the guest's own /proc, since the container's may be anything.
 
 use std::{fs, path::Path};
 
@@ -18,8 +18,8 @@ const UNCONFINED: &str = "unconfined";
 /// Sets what the caller's next exec brings.
 ///
 /// # Errors
-/// [`StageError::Kernel`] where the module is not there, [`StageError::Path`] where it does not know
-/// the profile or label.
+/// [`StageError::Kernel`] where the module is not there, [`StageError::Path`] where it does not
+/// know the profile or label.
 pub fn set(labels: &Labels) -> Result<(), StageError> {
     if let Some(profile) = &labels.apparmor {
         set_profile(profile)?;

@@ -54,8 +54,8 @@ pub enum Order {
 pub enum Report {
     /// All is set up. The master of the terminal comes with it, if one was asked for.
     Ready,
-    /// A filter is loaded, and this descriptor of the stage's is to go to its listener. The stage waits
-    /// for [`GO`].
+    /// A filter is loaded, and this descriptor of the stage's is to go to its listener. The stage
+    /// waits for [`GO`].
     Listener(RawFd),
     /// It will end.
     Failed(Failure),
@@ -151,8 +151,8 @@ impl Link {
         self.send(&Report::Ready, terminal).map_err(StageError::Link)
     }
 
-    /// Says that a filter has a listener, and waits until that has been handed over. By write(2) and
-    /// read(2), since the filter is in force.
+    /// Says that a filter has a listener, and waits until that has been handed over. By write(2)
+    /// and read(2), since the filter is in force.
     ///
     /// # Errors
     /// [`StageError::Link`].

@@ -1,14 +1,14 @@
-//! The second stage: a fresh, single-threaded exec of the agent that sets one process up and becomes
-//! it. It knows nothing of the supervisor; all it gets is an [`Order`](link::Order) on an inherited
-//! socket, and all it says is a [`Report`](link::Report).
+//! The second stage: a fresh, single-threaded exec of the agent that sets one process up and
+//! becomes it. It knows nothing of the supervisor; all it gets is an [`Order`](link::Order) on an
+//! inherited socket, and all it says is a [`Report`](link::Report).
 //!
 //! ```text
 //! agent --Order--> stage --Ready--> agent --Go--> stage --exec--> the user's process
 //!                    \--Failed--> (end)              \--Failed--> (end)
 //! ```
 //!
-//! An exec into a running container does not wait for `Go`, unless it has a user namespace. A container
-//! with hooks pauses once more, and says `Prepared`: see [`hooks`].
+//! An exec into a running container does not wait for `Go`, unless it has a user namespace. A
+//! container with hooks pauses once more, and says `Prepared`: see [`hooks`].
 
 mod command;
 mod copy_up;
@@ -44,7 +44,8 @@ pub const STAGE_NAME: &CStr = c"husk-container";
 /// container the root's mount, unless its mount namespace is joined, and then one for each of
 /// [`plan::InitPlan::entered`].
 pub const HANDLE: i32 = 4;
-/// Where the root's mount is attached in the container's mount namespace, for a moment. Made at boot.
+/// Where the root's mount is attached in the container's mount namespace, for a moment. Made at
+/// boot.
 pub const ROOT_MOUNT_POINT: &str = "/run/husk/root";
 /// The guest's cgroup tree.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";

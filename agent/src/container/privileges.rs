@@ -25,10 +25,11 @@ pub struct Privileges {
 
 /// Changes user, groups and all five capability sets of the calling thread.
 ///
-/// One who does not give new privileges up needs `CAP_SYS_ADMIN` to load a filter, and keeps it until
-/// the exec. It ends there: execve(2) makes the permitted and effective sets anew, out of the bounding,
-/// inheritable and ambient ones and those of the file (capabilities(7)), which do not have it. So
-/// nothing is left to be done between the filter and the exec that the filter would have to allow.
+/// One who does not give new privileges up needs `CAP_SYS_ADMIN` to load a filter, and keeps it
+/// until the exec. It ends there: execve(2) makes the permitted and effective sets anew, out of the
+/// bounding, inheritable and ambient ones and those of the file (capabilities(7)), which do not
+/// have it. So nothing is left to be done between the filter and the exec that the filter would
+/// have to allow.
 ///
 /// # Errors
 /// [`StageError::Step`].

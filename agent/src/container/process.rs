@@ -119,9 +119,9 @@ fn prepare(filter: &Filter) -> sys::seccomp::Filter {
     sys::seccomp::Filter::new(filter.program.bytes(), filter.flags, listens)
 }
 
-/// Nothing but the exec comes after it, so that a filter need allow nothing else: no memory is taken or
-/// given back. With a listener there is the word about it too, a write, and a read until the listener
-/// has it.
+/// Nothing but the exec comes after it, so that a filter need allow nothing else: no memory is
+/// taken or given back. With a listener there is the word about it too, a write, and a read until
+/// the listener has it.
 fn load(filter: &sys::seccomp::Filter, link: &Link) -> Result<(), StageError> {
     let listener = filter.load().map_err(StageError::step("load the seccomp filter"))?;
     if let Some(listener) = listener {

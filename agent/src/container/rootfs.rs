@@ -33,8 +33,8 @@ use crate::{
 };
 
 /// Builds everything below the mount `root_mount` and makes it the caller's root. Returns the
-/// terminal when the process wants one. `before_root` is called when all mounts and devices are there
-/// and nothing is hidden yet: what it adds below the root is hidden too.
+/// terminal when the process wants one. `before_root` is called when all mounts and devices are
+/// there and nothing is hidden yet: what it adds below the root is hidden too.
 ///
 /// # Errors
 /// [`StageError`]. Nothing outside of the caller's mount namespace is touched but files of the

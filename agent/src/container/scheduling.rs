@@ -1,5 +1,5 @@
-//! `process.scheduler` and `process.ioPriority`, which the agent sets where a process in a user namespace
-//! may not, and `process.execCPUAffinity`.
+//! `process.scheduler` and `process.ioPriority`, which the agent sets where a process in a user
+//! namespace may not, and `process.execCPUAffinity`.
 
 use nix::{errno::Errno, unistd::Pid};
 
@@ -17,7 +17,8 @@ pub fn run_on(cpus: Option<&Cpus>, step: &'static str) -> Result<(), StageError>
     cpus.map_or(Ok(()), |cpus| set_affinity(cpus.words()).map_err(StageError::step(step)))
 }
 
-/// Sets policy and priorities of a process that has one thread. Most of them need root's capabilities.
+/// Sets policy and priorities of a process that has one thread. Most of them need root's
+/// capabilities.
 ///
 /// # Errors
 /// [`StageError`].

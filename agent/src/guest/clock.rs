@@ -9,7 +9,8 @@ use nix::{
 
 use super::{GuestError, Result};
 
-/// A smaller difference is that of the message's own way, and a step costs every timer of the guest.
+/// A smaller difference is that of the message's own way, and a step costs every timer of the
+/// guest.
 const MIN_STEP: Duration = Duration::from_millis(10);
 
 /// What was found, and done.

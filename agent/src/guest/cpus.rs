@@ -45,8 +45,8 @@ fn numbers(list: &str) -> Vec<u32> {
     list.trim().split(',').filter_map(range).flatten().collect()
 }
 
-/// Brings processors online and takes others offline, until this many run. Blocks, for as long as the
-/// kernel moves work from one to another.
+/// Brings processors online and takes others offline, until this many run. Blocks, for as long as
+/// the kernel moves work from one to another.
 ///
 /// # Errors
 /// [`GuestError`]; those that were switched before the failure stay so.

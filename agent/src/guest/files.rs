@@ -1,5 +1,5 @@
-//! The host's files, for bind mounts. They are rewritten in place: a container that has one bound sees
-//! the file, not its name.
+//! The host's files, for bind mounts. They are rewritten in place: a container that has one bound
+//! sees the file, not its name.
 
 use std::{
     fs,
@@ -46,8 +46,8 @@ impl HostFile {
         self.replace(&path).map_err(GuestError::call("write the host's file", short(&self.name)))
     }
 
-    /// One write, as long as what was there before: a reader never sees the new text with the end of
-    /// the old one, but at most with empty lines after it.
+    /// One write, as long as what was there before: a reader never sees the new text with the end
+    /// of the old one, but at most with empty lines after it.
     fn replace(&self, path: &Path) -> io::Result<()> {
         let mode = self.mode & 0o7777;
         let mut out = fs::OpenOptions::new()

@@ -130,8 +130,8 @@ fn timestamp(since_1970: Duration) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
 }
 
-/// Year, month and day, `days` after 1970-01-01, in the Gregorian calendar: years begin in March, so
-/// that the leap day is the last one.
+/// Year, month and day, `days` after 1970-01-01, in the Gregorian calendar: years begin in March,
+/// so that the leap day is the last one.
 fn date(days: u64) -> (u64, u64, u64) {
     const DAYS_OF_400_YEARS: u64 = 146_097;
     const FROM_YEAR_0: u64 = 719_468;

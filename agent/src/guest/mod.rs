@@ -1,5 +1,5 @@
-//! The guest as a whole: its names, files, clock, processors, settings, and what it tells of itself.
-//! Knows nothing of containers.
+//! The guest as a whole: its names, files, clock, processors, settings, and what it tells of
+//! itself. Knows nothing of containers.
 
 mod clock;
 mod cpus;

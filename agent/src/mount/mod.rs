@@ -160,7 +160,8 @@ pub fn bind(
     Ok(mount)
 }
 
-/// Shows the files of a detached mount under other owners: those that a user namespace maps theirs to.
+/// Shows the files of a detached mount under other owners: those that a user namespace maps theirs
+/// to.
 ///
 /// # Errors
 /// [`MountError::NotMapped`], or [`MountError::Step`].

@@ -1,5 +1,5 @@
-//! The options of a mount, as the OCI runtime-spec lists them (config.md, "Linux mount options"), as
-//! flags and data. Pure.
+//! The options of a mount, as the OCI runtime-spec lists them (config.md, "Linux mount options"),
+//! as flags and data. Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -111,8 +111,8 @@ pub struct MountOptions {
     /// `bind` or `rbind` was among them.
     #[serde(with = "depth")]
     pub bind: Option<Depth>,
-    /// For the file system itself: `size=64k`, or a bare flag. Those of the superblock are among them:
-    /// the kernel takes them by the same call.
+    /// For the file system itself: `size=64k`, or a bare flag. Those of the superblock are among
+    /// them: the kernel takes them by the same call.
     pub data: Vec<(String, Option<String>)>,
     /// `idmap` or `ridmap` was among them.
     #[serde(with = "depth")]

@@ -144,8 +144,8 @@ impl<'a> Root<'a> {
         }
     }
 
-    /// Walks by hand, so that what is missing can be made on the way. Each step is resolved from the
-    /// root, on a path that has no links in it.
+    /// Walks by hand, so that what is missing can be made on the way. Each step is resolved from
+    /// the root, on a path that has no links in it.
     fn make(&self, path: &Path, last: Last) -> Result<OwnedFd> {
         if path.components().any(|part| part == Component::ParentDir) {
             return Err(Errno::EINVAL);

@@ -15,8 +15,8 @@ pub const JUMP_GREATER_OR_EQUAL: u16 = 0x35;
 
 /// `BPF_MAXINSNS`, linux/bpf_common.h.
 pub const MAX_INSTRUCTIONS: usize = 4096;
-/// How far a target may be for a comparison, whose way is one byte. Less than 255, as a far jump for
-/// its other target may come between.
+/// How far a target may be for a comparison, whose way is one byte. Less than 255, as a far jump
+/// for its other target may come between.
 const REACH: usize = 250;
 
 /// `struct sock_filter`, linux/filter.h.

@@ -1,6 +1,6 @@
 //! From a policy to a program. The kernel runs a new program once for each number to learn which
-//! calls it always allows, and again at every other call: so numbers with the same outcome are ranges,
-//! found by binary search, and arguments are looked at last.
+//! calls it always allows, and again at every other call: so numbers with the same outcome are
+//! ranges, found by binary search, and arguments are looked at last.
 
 use std::collections::{BTreeMap, HashMap};
 

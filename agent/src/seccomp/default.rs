@@ -1,5 +1,5 @@
-//! The usual default of containers: a list of what is allowed, more of it to those with the capability
-//! for it, and EPERM for the rest.
+//! The usual default of containers: a list of what is allowed, more of it to those with the
+//! capability for it, and EPERM for the rest.
 
 use super::{
     numbers::Abi,
@@ -8,13 +8,13 @@ use super::{
 
 const EPERM: u16 = 1;
 const ENOSYS: u16 = 38;
-/// linux/sched.h: the flags of clone(2) that make namespaces, of mounts, cgroup, UTS, IPC, user, pid
-/// and network.
+/// linux/sched.h: the flags of clone(2) that make namespaces, of mounts, cgroup, UTS, IPC, user,
+/// pid and network.
 const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
 /// linux/socket.h. Sockets to the host are the guest's affair.
 const AF_VSOCK: u64 = 40;
-/// linux/personality.h: Linux with 64 and 32 bits, each also with `UNAME26`, and the question for the
-/// present one.
+/// linux/personality.h: Linux with 64 and 32 bits, each also with `UNAME26`, and the question for
+/// the present one.
 const PERSONALITIES: [u64; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 /// linux/capability.h.

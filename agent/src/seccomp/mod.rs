@@ -1,5 +1,5 @@
-//! `linux.seccomp`: from the rules of a spec, or from the usual container default when it has none, to
-//! the program that the kernel runs at each system call (seccomp(2)). Pure: whoever becomes the
+//! `linux.seccomp`: from the rules of a spec, or from the usual container default when it has none,
+//! to the program that the kernel runs at each system call (seccomp(2)). Pure: whoever becomes the
 //! user's process loads what is made here.
 //!
 //! ```text
@@ -7,12 +7,12 @@
 //! (no field) --default, by capabilities-/
 //! ```
 //!
-//! Rules count as with libseccomp, which other runtimes use: one without arguments beats those with;
-//! of several with arguments the first that matches counts; all arguments of a rule must match, unless
-//! one is named twice, which makes each an alternative; a rule with the default action says nothing; a
-//! name that no architecture knows is passed over. What is numbered above all that a policy names
-//! gives ENOSYS when the policy is not permissive, so that programs which try new system calls
-//! fall back to old ones.
+//! Rules count as with libseccomp, which other runtimes use: one without arguments beats those
+//! with; of several with arguments the first that matches counts; all arguments of a rule must
+//! match, unless one is named twice, which makes each an alternative; a rule with the default
+//! action says nothing; a name that no architecture knows is passed over. What is numbered above
+//! all that a policy names gives ENOSYS when the policy is not permissive, so that programs which
+//! try new system calls fall back to old ones.
 
 mod assembler;
 mod compile;
@@ -41,7 +41,8 @@ use compile::compile;
 /// `SECCOMP_FILTER_FLAG_SPEC_ALLOW`, linux/seccomp.h: what other runtimes set when a spec has no
 /// flags.
 const FLAG_SPEC_ALLOW: u32 = 1 << 2;
-/// Programs of the default profile that are kept: there are as many as kinds of capability sets in use.
+/// Programs of the default profile that are kept: there are as many as kinds of capability sets in
+/// use.
 const MAX_KEPT: usize = 32;
 
 /// What confines a container's processes.

@@ -1,6 +1,6 @@
-//! Calls that programs of 32 bits can also make through one of two others, socketcall(2) and ipc(2), by a
-//! number in its first argument: a rule for the call is one for that way too. Not so a rule with
-//! arguments, which are in memory then, where no filter can look.
+//! Calls that programs of 32 bits can also make through one of two others, socketcall(2) and
+//! ipc(2), by a number in its first argument: a rule for the call is one for that way too. Not so a
+//! rule with arguments, which are in memory then, where no filter can look.
 
 use super::policy::{Comparison, Operator};
 

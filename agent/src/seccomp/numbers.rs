@@ -1,5 +1,5 @@
-//! Numbers of system calls. `syscalls.txt` has a line for each: its name, and its number for x86_64,
-//! x86 and x32, as in the kernel's arch/x86/entry/syscalls; new ones are added by hand.
+//! Numbers of system calls. `syscalls.txt` has a line for each: its name, and its number for
+//! x86_64, x86 and x32, as in the kernel's arch/x86/entry/syscalls; new ones are added by hand.
 
 use std::sync::LazyLock;
 

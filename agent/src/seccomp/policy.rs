@@ -1,5 +1,5 @@
-//! What to do about which system call: the values that a spec or the default profile is turned into,
-//! and that a program is compiled from.
+//! What to do about which system call: the values that a spec or the default profile is turned
+//! into, and that a program is compiled from.
 
 use super::numbers::Abi;
 

@@ -1,6 +1,6 @@
 //! The debug console: a few words on a connection of their own, for a look at a guest that has no
-//! shell. It sees all that the agent sees; so it is off, and nobody listens, unless the VM was started
-//! with `husk.console=1`.
+//! shell. It sees all that the agent sees; so it is off, and nobody listens, unless the VM was
+//! started with `husk.console=1`.
 
 use std::{fs, io, io::Read, os::fd::AsFd, path::Path};
 

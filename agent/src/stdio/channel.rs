@@ -38,8 +38,8 @@ impl Channel {
         self.0.readable().await.map(drop)
     }
 
-    /// Reads what is there, once it [is readable](Self::readable); `None` when there is nothing more.
-    /// 0 at the end.
+    /// Reads what is there, once it [is readable](Self::readable); `None` when there is nothing
+    /// more. 0 at the end.
     ///
     /// # Errors
     /// As read(2).
@@ -47,8 +47,8 @@ impl Channel {
         unless_blocked(self.0.try_io(Interest::READABLE, |fd| read_end(fd, buffer)))
     }
 
-    /// Reads what is there, whether or not the runtime has heard of it; `None` when there is nothing
-    /// now. 0 at the end.
+    /// Reads what is there, whether or not the runtime has heard of it; `None` when there is
+    /// nothing now. 0 at the end.
     ///
     /// # Errors
     /// As read(2).

@@ -44,7 +44,8 @@ impl Ended {
 
 /// From the process to the host.
 pub async fn output(from: Arc<Channel>, mut to: Option<impl AsyncWrite + Unpin>, mut ended: Ended) {
-    // Most processes say nothing most of the time: there is a buffer while something is there to read.
+    // Most processes say nothing most of the time: there is a buffer while something is there to
+    // read.
     let mut buffer = Vec::new();
     loop {
         tokio::select! {

@@ -1,5 +1,6 @@
 //! Streams that the host has opened, between their arrival and the request that names them:
-//! `husk_protocols::stream`. A small actor of its own, since streams and requests arrive in any order.
+//! `husk_protocols::stream`. A small actor of its own, since streams and requests arrive in any
+//! order.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -128,8 +129,8 @@ impl Streams {
     }
 }
 
-/// Whether it is the host that has connected. Where the kernel has CONFIG_VSOCKETS_LOOPBACK, a process of
-/// the guest can too: a token of its choice would bring it another container's streams.
+/// Whether it is the host that has connected. Where the kernel has CONFIG_VSOCKETS_LOOPBACK, a
+/// process of the guest can too: a token of its choice would bring it another container's streams.
 #[must_use]
 pub fn is_host(peer: VsockAddr) -> bool {
     peer.cid() == HOST_CID

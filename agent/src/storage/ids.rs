@@ -1,5 +1,5 @@
-//! The layers of a root whose container has a user namespace: on the disks its root's files are owned
-//! by 0, and so they are shared with containers that have none.
+//! The layers of a root whose container has a user namespace: on the disks its root's files are
+//! owned by 0, and so they are shared with containers that have none.
 
 use std::os::fd::{AsFd, OwnedFd};
 

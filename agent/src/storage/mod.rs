@@ -106,8 +106,8 @@ impl StorageError {
     }
 }
 
-/// A mounted root. It is not attached anywhere in the agent's own mount namespace: the last to let go
-/// of it unmounts it.
+/// A mounted root. It is not attached anywhere in the agent's own mount namespace: the last to let
+/// go of it unmounts it.
 #[derive(Debug)]
 pub struct Rootfs {
     mount: OwnedFd,

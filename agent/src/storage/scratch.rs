@@ -64,8 +64,8 @@ impl Scratch {
         attach_at(&self.upper(), mount)
     }
 
-    /// The folders that the overlay writes to. A new upper folder looks like the image's root, since
-    /// it is what the container's root will look like.
+    /// The folders that the overlay writes to. A new upper folder looks like the image's root,
+    /// since it is what the container's root will look like.
     pub fn make_layers(&self, lower: &OwnedFd) -> Result<(), StorageError> {
         let work = self.upper().join("work");
         make_if_missing(&work)?;

@@ -1,4 +1,5 @@
-//! The task that owns all containers. It never waits for anything but its messages and its children.
+//! The task that owns all containers. It never waits for anything but its messages and its
+//! children.
 
 use std::{
     collections::HashMap,

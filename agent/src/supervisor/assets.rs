@@ -74,8 +74,8 @@ impl Assets {
         .await?
     }
 
-    /// Keeps the mounts and interfaces of a process that has made its namespaces. One that has ended
-    /// meanwhile has none left to keep.
+    /// Keeps the mounts and interfaces of a process that has made its namespaces. One that has
+    /// ended meanwhile has none left to keep.
     pub fn hold_namespaces(&mut self, pid: Pid) {
         let open = |name| File::open(format!("/proc/{pid}/ns/{name}")).ok().map(OwnedFd::from);
         self.namespaces = HELD_NAMESPACES.into_iter().filter_map(open).collect();

@@ -144,8 +144,8 @@ impl Job {
         }
     }
 
-    /// Waits until all is set up, with a pause for the hooks of the guest's namespaces where there are
-    /// hooks at all.
+    /// Waits until all is set up, with a pause for the hooks of the guest's namespaces where there
+    /// are hooks at all.
     async fn prepare(
         &self,
         stage: &mut Stage,

@@ -23,8 +23,8 @@ pub async fn delete(mut present: Box<Present>, desk: &Desk) -> Result<()> {
     hooks.cancel();
     let result = take_down(present).await;
     hooks.poststop(desk).await;
-    // Those after the start were told to end. The folder that all of them know goes with the last one,
-    // and the next container of this id makes its own.
+    // Those after the start were told to end. The folder that all of them know goes with the last
+    // one, and the next container of this id makes its own.
     for _ in 0..SHARED_TRIES {
         if Arc::strong_count(&hooks) == 1 {
             break;

@@ -76,8 +76,8 @@ struct Entry {
     exec: u8,
 }
 
-/// The latest ones. Their names lie end to end in one place: a thousand small allocations that outlive
-/// all around them would keep the pages between them.
+/// The latest ones. Their names lie end to end in one place: a thousand small allocations that
+/// outlive all around them would keep the pages between them.
 #[derive(Debug)]
 pub struct Events {
     ring: VecDeque<Entry>,

@@ -1,17 +1,18 @@
-//! A container's hooks that run in the guest's namespaces, and the bundle that hooks are told of. The
-//! second stage runs those of the container's.
+//! A container's hooks that run in the guest's namespaces, and the bundle that hooks are told of.
+//! The second stage runs those of the container's.
 //!
 //! What fails where (runtime-spec 1.2, runtime.md, "Lifecycle"):
 //!
-//! - `prestart`, `createRuntime`, `createContainer`: `Create` fails, all of the container goes, and the
-//!   `poststop` hooks run.
-//! - `startContainer`, `poststart`: `Start` fails and the container is stopped. (Before 1.2.1 the spec
-//!   had a failing `poststart` hook logged only, which runc never did.) `poststop` comes with `Delete`.
+//! - `prestart`, `createRuntime`, `createContainer`: `Create` fails, all of the container goes, and
+//!   the `poststop` hooks run.
+//! - `startContainer`, `poststart`: `Start` fails and the container is stopped. (Before 1.2.1 the
+//!   spec had a failing `poststart` hook logged only, which runc never did.) `poststop` comes with
+//!   `Delete`.
 //! - `poststop`: a line in the guest's log; the others run all the same, and `Delete` succeeds.
 //!
-//! A hook is born in a cgroup of its own, which is killed when the hook ends, runs too long, or is not
-//! wanted any more: nothing that it has started is left. When the sandbox shuts down, hooks are killed
-//! and no further ones begin.
+//! A hook is born in a cgroup of its own, which is killed when the hook ends, runs too long, or is
+//! not wanted any more: nothing that it has started is left. When the sandbox shuts down, hooks are
+//! killed and no further ones begin.
 
 use std::{
     fs,
@@ -82,8 +83,8 @@ pub fn bundle(id: &ContainerId) -> PathBuf {
     Path::new(BUNDLES).join(id.as_str())
 }
 
-/// A folder with `config.json`, which is for root's eyes, and with `rootfs`: a link to where the root is mounted in the
-/// container's mount namespace until it is entered. Gone when dropped.
+/// A folder with `config.json`, which is for root's eyes, and with `rootfs`: a link to where the
+/// root is mounted in the container's mount namespace until it is entered. Gone when dropped.
 #[derive(Debug)]
 struct Bundle(PathBuf);
 
@@ -307,8 +308,8 @@ impl Job<'_> {
         }
     }
 
-    /// Listens until the hook ends or is not waited for any longer; then kills all of it, and waits for
-    /// its end.
+    /// Listens until the hook ends or is not waited for any longer; then kills all of it, and waits
+    /// for its end.
     async fn attend(
         &self,
         spawned: Spawned,
@@ -351,8 +352,8 @@ async fn listen(
             },
         }
     };
-    // At most a pipe's content: what it has left behind may go on for ever. From the pipe itself: the
-    // runtime may not have heard yet that there is something in it.
+    // At most a pipe's content: what it has left behind may go on for ever. From the pipe itself:
+    // the runtime may not have heard yet that there is something in it.
     for _ in 0..PIPE_READS {
         match nix::unistd::read(output.as_fd(), &mut buffer) {
             Ok(len @ 1..) => said.hear(buffer.get(..len).unwrap_or_default()),

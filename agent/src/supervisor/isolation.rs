@@ -55,9 +55,9 @@ impl OwnNamespaces {
 }
 
 /// The agent's own program, for second stages. An image can have it executed once more, as the
-/// interpreter `/proc/self/exe`, and root inside then reaches the file through /proc: not to write to it,
-/// for it is being executed, but to take its mode away, after which nothing could be started. So stages
-/// have it from a read-only mount.
+/// interpreter `/proc/self/exe`, and root inside then reaches the file through /proc: not to write
+/// to it, for it is being executed, but to take its mode away, after which nothing could be
+/// started. So stages have it from a read-only mount.
 ///
 /// # Errors
 /// [`SupervisorError::Step`].
@@ -89,7 +89,8 @@ impl Isolation {
     /// Opens what the container joins.
     ///
     /// # Errors
-    /// [`SpecError::Invalid`] with the field, when there is no such namespace or it is of another kind.
+    /// [`SpecError::Invalid`] with the field, when there is no such namespace or it is of another
+    /// kind.
     pub async fn open(plan: &mut InitPlan, desk: &Desk) -> Result<Self> {
         let mut joined = Vec::new();
         for Join { kind, place } in std::mem::take(&mut plan.joins) {

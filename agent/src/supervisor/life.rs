@@ -1,6 +1,6 @@
 //! Calls on a container that is there: pause and resume, new resources, what it has used, its
-//! processes, and what has happened. Those that need no more than a handle on the container pass the
-//! actor by.
+//! processes, and what has happened. Those that need no more than a handle on the container pass
+//! the actor by.
 
 use std::{fs, sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Hands the listener of a process's seccomp filter to whoever decides about its system calls: a Unix
-//! socket in the guest, and on it the "container process state" of the runtime-spec
+//! Hands the listener of a process's seccomp filter to whoever decides about its system calls: a
+//! Unix socket in the guest, and on it the "container process state" of the runtime-spec
 //! (config-linux.md, Seccomp) with the descriptor.
 
 use std::{

@@ -1,6 +1,7 @@
-//! Owns all that runs in the guest. One task, the [`actor`], has the whole state; everybody else sends
-//! it messages through a [`Supervisor`] handle. What takes time is a job: a task of its own that works
-//! on what it was given and tells the actor how it went, so that no container waits for another.
+//! Owns all that runs in the guest. One task, the [`actor`], has the whole state; everybody else
+//! sends it messages through a [`Supervisor`] handle. What takes time is a job: a task of its own
+//! that works on what it was given and tells the actor how it went, so that no container waits for
+//! another.
 //!
 //! ```text
 //!             create            start            exit

@@ -1,4 +1,5 @@
-//! The only place that waits for processes: PID 1 takes every child's status once, and each orphan's.
+//! The only place that waits for processes: PID 1 takes every child's status once, and each
+//! orphan's.
 
 use std::{io, os::fd::OwnedFd};
 
@@ -18,8 +19,8 @@ use crate::sys::{self, process::ExitCode};
 pub struct Reaper(AsyncFd<OwnedFd>);
 
 impl Reaper {
-    /// Blocks SIGCHLD for the calling thread and all it starts: to be called before any other thread
-    /// is there, in a runtime.
+    /// Blocks SIGCHLD for the calling thread and all it starts: to be called before any other
+    /// thread is there, in a runtime.
     ///
     /// # Errors
     /// As signalfd(2).

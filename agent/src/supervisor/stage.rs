@@ -59,7 +59,8 @@ impl Stage {
         self.announcement = announcement;
     }
 
-    /// Sends the order, and waits until all is set up. Returns the terminal's master if there is one.
+    /// Sends the order, and waits until all is set up. Returns the terminal's master if there is
+    /// one.
     ///
     /// # Errors
     /// [`SupervisorError::Stage`] with the stage's own words.

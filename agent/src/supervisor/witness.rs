@@ -1,5 +1,5 @@
-//! Tasks that tell the actor what becomes of a process: that the kernel kills for want of memory, and
-//! that the process has ended. They poll descriptors; no container has a thread of its own.
+//! Tasks that tell the actor what becomes of a process: that the kernel kills for want of memory,
+//! and that the process has ended. They poll descriptors; no container has a thread of its own.
 
 use husk_protocols::id::{ContainerId, ExecId};
 use tokio::task::JoinHandle;

@@ -56,8 +56,8 @@ pub fn drop_bounding(number: u32) -> Result<()> {
 /// Puts a capability into the calling thread's ambient set.
 ///
 /// # Errors
-/// As prctl(2): `EPERM` for one that is not permitted and inheritable, `EINVAL` for one that the kernel
-/// does not know.
+/// As prctl(2): `EPERM` for one that is not permitted and inheritable, `EINVAL` for one that the
+/// kernel does not know.
 pub fn raise_ambient(number: u32) -> Result<()> {
     let [raise, number] =
         [libc::PR_CAP_AMBIENT_RAISE, number.cast_signed()].map(libc::c_long::from);

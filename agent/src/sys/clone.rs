@@ -97,8 +97,8 @@ pub(super) fn unblock_signals() {
     };
 }
 
-/// Moves the descriptors to 0, 1, 2, ...: first all out of the way, then each to its place, where it
-/// survives the exec.
+/// Moves the descriptors to 0, 1, 2, ...: first all out of the way, then each to its place, where
+/// it survives the exec.
 pub(super) fn place(fds: &[RawFd; MAX_DESCRIPTORS]) -> bool {
     let mut parked: [RawFd; MAX_DESCRIPTORS] = [-1; MAX_DESCRIPTORS];
     for (slot, &fd) in parked.iter_mut().zip(fds) {

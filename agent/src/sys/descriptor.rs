@@ -61,8 +61,8 @@ pub fn send_with(
     )
 }
 
-/// Receives into `buffer`: the number of bytes (0 at the end of the stream), and the descriptor that
-/// came with them.
+/// Receives into `buffer`: the number of bytes (0 at the end of the stream), and the descriptor
+/// that came with them.
 ///
 /// # Errors
 /// As recvmsg(2).

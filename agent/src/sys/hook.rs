@@ -37,8 +37,8 @@ pub struct Hook<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
 }
 
-/// Starts the program in a session of its own. Does not wait for its exec: one that cannot be executed
-/// says why and ends with status 127.
+/// Starts the program in a session of its own. Does not wait for its exec: one that cannot be
+/// executed says why and ends with status 127.
 ///
 /// # Errors
 /// As clone3(2).
@@ -63,13 +63,13 @@ fn pointers(texts: &[CString]) -> Vec<*const c_char> {
     texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// The older call: filters that are in force in a container often have clone3 as unknown, since they
-/// cannot look into its arguments. `None` in the child.
+/// The older call: filters that are in force in a container often have clone3 as unknown, since
+/// they cannot look into its arguments. `None` in the child.
 fn clone_here() -> Result<Option<Child>> {
     let mut pidfd: RawFd = -1;
     let flags = CLONE_PIDFD | u64::from(TOLD.cast_unsigned());
-    // SAFETY: without CLONE_VM this is fork(2), as in `clone`; with CLONE_PIDFD the third argument is
-    // where the descriptor is stored.
+    // SAFETY: without CLONE_VM this is fork(2), as in `clone`; with CLONE_PIDFD the third argument
+    // is where the descriptor is stored.
     let result = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
     if result == 0 { Ok(None) } else { Child::born(result, pidfd).map(Some) }
 }

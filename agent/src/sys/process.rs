@@ -51,8 +51,8 @@ pub fn wait_for(child: Pid) -> Result<ExitCode> {
     wait(child.as_raw(), 0)?.map(|(_, code)| code).ok_or(Errno::ECHILD)
 }
 
-/// waitpid(2). By its number: real-time signals have no names that nix knows, and what it cannot name
-/// it has taken from the kernel all the same.
+/// waitpid(2). By its number: real-time signals have no names that nix knows, and what it cannot
+/// name it has taken from the kernel all the same.
 fn wait(child: libc::pid_t, flags: libc::c_int) -> Result<Option<(Pid, ExitCode)>> {
     let mut status = 0;
     loop {
@@ -86,8 +86,8 @@ pub fn new_session_keyring() -> Result<()> {
     Errno::result(result).map(drop)
 }
 
-/// Gives SIGPIPE its default action back, which Rust's start-up has taken from it and which the next
-/// program would inherit.
+/// Gives SIGPIPE its default action back, which Rust's start-up has taken from it and which the
+/// next program would inherit.
 ///
 /// # Errors
 /// As sigaction(2).
@@ -97,8 +97,8 @@ pub fn restore_sigpipe() -> Result<()> {
     if previous == libc::SIG_ERR { Err(Errno::last()) } else { Ok(()) }
 }
 
-/// An exec that is ready: nothing but the one system call is left, so that it can be made under a filter
-/// that allows no other.
+/// An exec that is ready: nothing but the one system call is left, so that it can be made under a
+/// filter that allows no other.
 pub struct Exec {
     path: CString,
     /// What the pointers lead to.
@@ -124,8 +124,8 @@ impl Exec {
     /// As execve(2); on success there is no return.
     #[must_use]
     pub fn run(&self) -> Errno {
-        // SAFETY: both lists end with a null pointer, and lead to texts with a zero at the end that are
-        // held, and not changed, for as long as the lists are.
+        // SAFETY: both lists end with a null pointer, and lead to texts with a zero at the end that
+        // are held, and not changed, for as long as the lists are.
         unsafe { libc::execve(self.path.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr()) };
         Errno::last()
     }

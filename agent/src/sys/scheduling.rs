@@ -52,8 +52,8 @@ pub const CALLER: Pid = Pid::from_raw(0);
 /// Sets policy and parameters of a process of one thread.
 ///
 /// # Errors
-/// As sched_setattr(2): `EINVAL`, `EPERM`, `EBUSY` when the deadline cannot be kept, `EOPNOTSUPP` for
-/// utilization clamps in a kernel without them.
+/// As sched_setattr(2): `EINVAL`, `EPERM`, `EBUSY` when the deadline cannot be kept, `EOPNOTSUPP`
+/// for utilization clamps in a kernel without them.
 pub fn set_attributes(process: Pid, attributes: &Attributes) -> Result<()> {
     let attributes = KernelAttributes {
         size: ATTRIBUTES_SIZE,
@@ -86,7 +86,8 @@ pub fn set_affinity(cpus: &[u64]) -> Result<()> {
     Errno::result(result).map(drop)
 }
 
-/// Sets the priority of a process's input and output: class and level as `IOPRIO_PRIO_VALUE` has them.
+/// Sets the priority of a process's input and output: class and level as `IOPRIO_PRIO_VALUE` has
+/// them.
 ///
 /// # Errors
 /// As ioprio_set(2).

@@ -50,8 +50,8 @@ impl Filter {
     /// Loads it. Takes no memory and gives none back. Returns the listener.
     ///
     /// # Errors
-    /// As seccomp(2): `EACCES` without no_new_privs and CAP_SYS_ADMIN, `EINVAL` for a program or a flag
-    /// that the kernel does not take, `EBUSY` when there is a listener already.
+    /// As seccomp(2): `EACCES` without no_new_privs and CAP_SYS_ADMIN, `EINVAL` for a program or a
+    /// flag that the kernel does not take, `EBUSY` when there is a listener already.
     pub fn load(&self) -> Result<Option<OwnedFd>> {
         let program = libc::sock_fprog {
             len: u16::try_from(self.instructions.len()).map_err(|_| Errno::E2BIG)?,

@@ -1,14 +1,14 @@
 //! Starts the second stage: clone3(2) and one exec. Between the two the child makes raw system
 //! calls only, since the caller has threads.
 //!
-//! The child is born with a copy of the memory, slow as that is. As vfork(2) has it, the caller would
-//! sleep until the exec, which a container that freezes its own cgroup could put off for ever; and who
-//! may trace a child that shares the memory has the agent's.
+//! The child is born with a copy of the memory, slow as that is. As vfork(2) has it, the caller
+//! would sleep until the exec, which a container that freezes its own cgroup could put off for
+//! ever; and who may trace a child that shares the memory has the agent's.
 //!
-//! A child in a user namespace has to be that namespace's root before its exec, or the exec takes its
-//! capabilities away. One of its own gets its maps from the caller; one that is there already is
-//! entered by a child in between, whose own child it then is to be, since a pid namespace belongs to
-//! the user namespace that it is made in:
+//! A child in a user namespace has to be that namespace's root before its exec, or the exec takes
+//! its capabilities away. One of its own gets its maps from the caller; one that is there already
+//! is entered by a child in between, whose own child it then is to be, since a pid namespace
+//! belongs to the user namespace that it is made in:
 //!
 //! ```text
 //! own:   caller --clone3--> child waits  <--maps, go-- caller       child: root, exec
@@ -44,8 +44,8 @@ use super::{
     user_namespace::{Mapping, write_maps},
 };
 
-/// How long a child in between may take, in milliseconds. It makes a few system calls; one in a cgroup
-/// that stands would never make them.
+/// How long a child in between may take, in milliseconds. It makes a few system calls; one in a
+/// cgroup that stands would never make them.
 const HAND_OVER_MS: u16 = 5000;
 
 /// A namespace that the child is born in, and that the calling thread enters for as long.
@@ -131,9 +131,10 @@ enum Road {
 /// Starts a process. Does not wait for its exec. The visits are the calling thread's alone.
 ///
 /// # Errors
-/// As clone3(2): `EAGAIN` at the limit of processes, `EBUSY` when the cgroup has controllers enabled
-/// for its children, `ENODEV` when it is gone, `ESRCH` or `ENOMEM` when the pid namespace has ended,
-/// `EPERM` when a user namespace cannot be entered as its root, `ETIMEDOUT` when that takes too long.
+/// As clone3(2): `EAGAIN` at the limit of processes, `EBUSY` when the cgroup has controllers
+/// enabled for its children, `ENODEV` when it is gone, `ESRCH` or `ENOMEM` when the pid namespace
+/// has ended, `EPERM` when a user namespace cannot be entered as its root, `ETIMEDOUT` when that
+/// takes too long.
 pub fn spawn(spawn: &Spawn<'_>) -> Result<Child> {
     let mut fds: [RawFd; MAX_DESCRIPTORS] = [-1; MAX_DESCRIPTORS];
     if spawn.descriptors.len() > MAX_DESCRIPTORS {

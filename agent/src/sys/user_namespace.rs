@@ -1,5 +1,5 @@
-//! User namespaces as descriptors: user_namespaces(7). One that no process is in, for idmapped mounts;
-//! and the maps of one that a process is in.
+//! User namespaces as descriptors: user_namespaces(7). One that no process is in, for idmapped
+//! mounts; and the maps of one that a process is in.
 #![allow(unsafe_code)]
 
 use std::{
@@ -52,8 +52,8 @@ pub fn make(uid: &[Mapping], gid: &[Mapping]) -> Result<OwnedFd> {
     Ok(File::open(format!("{folder}/ns/user")).map_err(|error| errno(&error))?.into())
 }
 
-/// The maps of a user namespace, users first, with `outside` as the caller's namespace has it. Blocks
-/// for as long as a short-lived child takes.
+/// The maps of a user namespace, users first, with `outside` as the caller's namespace has it.
+/// Blocks for as long as a short-lived child takes.
 ///
 /// # Errors
 /// `EPERM` when the caller may not enter it.

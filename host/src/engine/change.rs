@@ -39,8 +39,8 @@ impl Engine {
     /// Changes limits: at once where the container runs, and for its next runs.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what makes no sense; the monitor's, for what the running machine cannot
-    /// give among others; those of the connection.
+    /// [`Error::Invalid`] for what makes no sense; the monitor's, for what the running machine
+    /// cannot give among others; those of the connection.
     pub fn update(
         &self,
         container: &Container,

@@ -254,7 +254,8 @@ impl Engine {
     /// one that somebody stopped would never answer.
     fn signal_monitor(&self, container: &Container, signal: Signal) -> Result<(), Error> {
         let monitor = container.dir.monitor_pid().and_then(|pid| process::pidfd_of(pid).ok());
-        // Who holds the lock has written the number: held still, the number is nobody else's by now.
+        // Who holds the lock has written the number: held still, the number is nobody else's by
+        // now.
         if let Some(monitor) = monitor
             && self.containers.is_attended(container)?
         {
@@ -277,8 +278,8 @@ impl Engine {
         self.settle(container)
     }
 
-    /// As [`Engine::settle_after_monitor`], of a container whose start failed: one that was to be removed
-    /// at its end is, however far its monitor came.
+    /// As [`Engine::settle_after_monitor`], of a container whose start failed: one that was to be
+    /// removed at its end is, however far its monitor came.
     ///
     /// # Errors
     /// Those of [`Engine::settle_after_monitor`] and of [`Engine::remove`].

@@ -1,6 +1,6 @@
 //! The configuration file: what somebody wants of every command. A flag goes before a `HUSK_*`
-//! variable, that before the file, and the file before the default; this room reads the file, and the
-//! deadline's variable.
+//! variable, that before the file, and the file before the default; this room reads the file, and
+//! the deadline's variable.
 //!
 //! ```toml
 //! hypervisor = "auto"            # auto, kvm or qemu
@@ -85,8 +85,8 @@ impl Settings {
     /// nothing, but for the one that `HUSK_CONFIG` names.
     ///
     /// # Errors
-    /// [`Error::Settings`], [`Error::File`] and [`Error::RelativeDir`]: nothing is taken from a file
-    /// that is wrong anywhere.
+    /// [`Error::Settings`], [`Error::File`] and [`Error::RelativeDir`]: nothing is taken from a
+    /// file that is wrong anywhere.
     pub fn load() -> Result<Self, Error> {
         if let Some(file) = env::var_os(FILE_VARIABLE).filter(|file| !file.is_empty()) {
             let file = PathBuf::from(file);
@@ -152,7 +152,8 @@ impl Settings {
     }
 }
 
-/// The text of a file or a device such as /dev/null. Whoever would write to a pipe is not waited for.
+/// The text of a file, or of a device such as /dev/null. Whoever would write to a pipe is not
+/// waited for.
 fn read_text(file: &Path) -> io::Result<String> {
     let mut options = File::options();
     let source = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(file)?;

@@ -43,7 +43,8 @@ impl Agent {
         }
     }
 
-    /// Writes a file, or a folder with all below it, to `stream` as tar. Returns after the last byte.
+    /// Writes a file, or a folder with all below it, to `stream` as tar. Returns after the last
+    /// byte.
     ///
     /// # Errors
     /// [`AgentError`], also when nobody reads.

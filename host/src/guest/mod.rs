@@ -210,8 +210,8 @@ impl Agent {
         with_duration(self.deadline)
     }
 
-    /// Host name, files below /run/husk/files (name, content), clock (nanoseconds since 1970), kernel
-    /// settings (name, value).
+    /// Host name, files below /run/husk/files (name, content), clock (nanoseconds since 1970),
+    /// kernel settings (name, value).
     ///
     /// # Errors
     /// [`AgentError`], as all below.

@@ -40,8 +40,8 @@ use process::VmmProcess;
 /// The most bytes of a disk's serial. virtio 1.2 §5.2.6.
 pub const MAX_SERIAL_LEN: usize = husk_vmm::config::MAX_SERIAL_LEN;
 
-/// How long a machine may take to be built: loading a kernel and an initramfs takes milliseconds, and
-/// longer from a slow disk.
+/// How long a machine may take to be built: loading a kernel and an initramfs takes milliseconds,
+/// and longer from a slow disk.
 pub const MACHINE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a VM is made of. Parsed before: paths exist or starting is an error.
@@ -87,8 +87,8 @@ pub trait Hypervisor: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// Starts a VM's process. Blocks for milliseconds, and leaves open whether it can be the
-    /// machine: see [`Vm::await_machine`]. The VM is killed when the calling *thread* ends: call from
-    /// one that lives as long as the VM should.
+    /// machine: see [`Vm::await_machine`]. The VM is killed when the calling *thread* ends: call
+    /// from one that lives as long as the VM should.
     ///
     /// # Errors
     /// [`VmError`]: nothing was started, or what was is gone again.
@@ -121,8 +121,8 @@ pub trait Vm: Send {
         None
     }
 
-    /// Waits until the machine is built. Blocks for up to `timeout`, and a moment longer for the last
-    /// words of a VMM that refuses.
+    /// Waits until the machine is built. Blocks for up to `timeout`, and a moment longer for the
+    /// last words of a VMM that refuses.
     ///
     /// # Errors
     /// [`VmError::Refused`] with what the VMM says; it is gone then.

@@ -1,5 +1,5 @@
-//! What every hypervisor does before it starts a VM: looks at the configuration and opens its files.
-//! Starts nothing.
+//! What every hypervisor does before it starts a VM: looks at the configuration and opens its
+//! files. Starts nothing.
 
 use std::collections::HashSet;
 use std::fs::File;

@@ -1,5 +1,5 @@
-//! A VMM's process: waited for by descriptor, heard on its console and its standard error, and ended
-//! when dropped. Knows no VMM.
+//! A VMM's process: waited for by descriptor, heard on its console and its standard error, and
+//! ended when dropped. Knows no VMM.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -109,8 +109,8 @@ impl VmmProcess {
         self.output.as_ref().is_some_and(|output| output.console.seen() > 0)
     }
 
-    /// What is known of it. `phase` says how far its guest came, and is told whether that has printed
-    /// something: asked last, when what it printed was read.
+    /// What is known of it. `phase` says how far its guest came, and is told whether that has
+    /// printed something: asked last, when what it printed was read.
     pub fn diagnose(&mut self, phase: impl FnOnce(bool) -> BootPhase) -> Diagnosis {
         // A status that cannot be had is one that is not known.
         let exit = self.child.try_wait().ok().flatten();

@@ -11,8 +11,8 @@ use std::time::Duration;
 use husk::hypervisor::{self, Choice, Disk, Vm, VmConfig};
 use husk_vmm::vsock::VsockListener;
 
-/// A translated guest on a busy machine takes seconds, and one of a KVM that only emulates most of a
-/// minute.
+/// A translated guest on a busy machine takes seconds, and one of a KVM that only emulates most of
+/// a minute.
 pub const BOOT_DEADLINE: Duration = Duration::from_secs(180);
 const ANNOUNCE_PORT: u32 = 1024;
 const JOB_PORT: u32 = 1025;

@@ -178,8 +178,8 @@ impl Channel {
             }
         };
         let mut packet = Packet { count: message.bytes, ..Packet::default() };
-        // Of several, some may have found a place, and nobody says which: only a peer that lies sends
-        // several.
+        // Of several, some may have found a place, and nobody says which: only a peer that lies
+        // sends several.
         packet.stripped = message.flags.contains(MsgFlags::MSG_CTRUNC);
         let parts = if packet.stripped { None } else { Some(message.cmsgs()) };
         for part in parts.transpose().map_err(ChannelError::Receive)?.into_iter().flatten() {

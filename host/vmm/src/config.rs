@@ -71,8 +71,8 @@ pub struct Memory {
     /// From the start, in MiB.
     pub mib: u32,
     /// What virtio-mem can add to it, in MiB: with `mib`, no more than the host has. The guest gets
-    /// none of it before it is asked for ([`mem::Config`], [`crate::control::Request::MemTarget`]), and
-    /// then whole chunks: 128 MiB, or a 64th of the region rounded up to a power of two.
+    /// none of it before it is asked for ([`mem::Config`], [`crate::control::Request::MemTarget`]),
+    /// and then whole chunks: 128 MiB, or a 64th of the region rounded up to a power of two.
     #[serde(default)]
     pub hotplug_mib: u32,
 }

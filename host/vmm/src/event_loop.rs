@@ -1,9 +1,9 @@
 //! The turns of all devices: one epoll over the kicks of their queues and their own descriptors.
 //! Knows no device.
 //!
-//! Whatever waits for its turn is in the epoll and nowhere else: a loop that is not dispatched for a
-//! while loses nothing. A queue with more in it than one pass takes kicks itself, and so comes after
-//! all that was ready before it.
+//! Whatever waits for its turn is in the epoll and nowhere else: a loop that is not dispatched for
+//! a while loses nothing. A queue with more in it than one pass takes kicks itself, and so comes
+//! after all that was ready before it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

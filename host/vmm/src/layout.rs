@@ -20,7 +20,8 @@ pub const HOTPLUG_ALIGN: u64 = 128 << 20;
 pub const VIRTIO_BASE: u64 = 0xd000_0000;
 /// Between the registers of two devices. virtio 1.2 §4.2.2 needs 0x100 and the configuration space.
 pub const VIRTIO_STRIDE: u64 = 0x1000;
-/// First interrupt of a virtio device: the ISA ones below belong to timer, keyboard and serial port.
+/// First interrupt of a virtio device: the ISA ones below belong to timer, keyboard and serial
+/// port.
 pub const VIRTIO_FIRST_GSI: u32 = 5;
 /// Last interrupt of the I/O APIC.
 pub const VIRTIO_LAST_GSI: u32 = 23;

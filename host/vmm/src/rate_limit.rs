@@ -16,8 +16,8 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// No wait is shorter: a guest that is always short of tokens costs a thousand wake-ups a second, not
-/// one for each request.
+/// No wait is shorter: a guest that is always short of tokens costs a thousand wake-ups a second,
+/// not one for each request.
 const MIN_WAIT: Duration = Duration::from_millis(1);
 /// No wait is longer; who wakes too early waits again.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
@@ -172,8 +172,8 @@ impl Buckets {
     }
 }
 
-/// The limits of a device as it runs. Its descriptor, a timer, is one of the device's sources: it is
-/// readable when something that was refused is to be tried again.
+/// The limits of a device as it runs. Its descriptor, a timer, is one of the device's sources: it
+/// is readable when something that was refused is to be tried again.
 #[derive(Debug)]
 pub struct RateLimiter {
     buckets: Buckets,
@@ -194,8 +194,8 @@ impl RateLimiter {
         Ok(Self { buckets, origin: Instant::now(), timer, throttled: 0 })
     }
 
-    /// Takes the tokens of one operation with so many bytes. If it may not be done yet, `false`, and
-    /// the timer tells when to try again.
+    /// Takes the tokens of one operation with so many bytes. If it may not be done yet, `false`,
+    /// and the timer tells when to try again.
     pub fn take(&mut self, bytes: u64) -> bool {
         if self.buckets.bytes.is_none() && self.buckets.operations.is_none() {
             return true;
@@ -216,8 +216,8 @@ impl RateLimiter {
         let _ = self.timer.wait();
     }
 
-    /// Other limits from now on. Tokens that are left stay, up to the new size; debt is forgiven; the
-    /// new burst is granted. What waits is tried again at once.
+    /// Other limits from now on. Tokens that are left stay, up to the new size; debt is forgiven;
+    /// the new burst is granted. What waits is tried again at once.
     ///
     /// # Errors
     /// Those of timerfd_settime(2).

@@ -1,4 +1,5 @@
-//! A guest whose host misbehaves: the bare connection, for cases after which nothing is left to ask.
+//! A guest whose host misbehaves: the bare connection, for cases after which nothing is left to
+//! ask.
 
 use std::{
     fs,

@@ -31,8 +31,8 @@ const TAIL: usize = 3000;
 /// What the guest says at its end.
 const PASSED: &str = "PASSED\n";
 
-/// A machine with a guest in it, killed when dropped. Its VMM also dies with the thread that started
-/// it.
+/// A machine with a guest in it, killed when dropped. Its VMM also dies with the thread that
+/// started it.
 pub struct Guest {
     case: String,
     child: Child,

@@ -8,16 +8,16 @@ use std::io;
 use std::path::Path;
 use std::ptr;
 
-/// The threads of a process that have a name which begins so. They go on when this is dropped, by the
-/// thread that made it.
+/// The threads of a process that have a name which begins so. They go on when this is dropped, by
+/// the thread that made it.
 #[derive(Debug)]
 pub struct Held {
     threads: Vec<libc::pid_t>,
 }
 
 impl Held {
-    /// Holds each of them in one of these system calls, or at its end: nowhere else, where it may have a
-    /// lock that others wait for.
+    /// Holds each of them in one of these system calls, or at its end: nowhere else, where it may
+    /// have a lock that others wait for.
     ///
     /// # Errors
     /// Who may not.
@@ -63,7 +63,8 @@ fn stop(thread: libc::pid_t) -> io::Result<()> {
     if stopped == thread { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The number of the system call that a thread which is stopped is in; -1 for none. proc_pid_syscall(5).
+/// The number of the system call that a thread which is stopped is in; -1 for none.
+/// proc_pid_syscall(5).
 fn call_of(thread: &Path) -> io::Result<libc::c_long> {
     let line = fs::read_to_string(thread.join("syscall"))?;
     line.split_whitespace().next().unwrap_or_default().parse().map_err(io::Error::other)

@@ -42,8 +42,8 @@ pub struct InQemu {
     pub first_byte: Option<Duration>,
 }
 
-/// Runs a guest to its end. `None` without QEMU. Its vsock device is husk's own, whose other side is
-/// `host`'s before the guest's first instruction.
+/// Runs a guest to its end. `None` without QEMU. Its vsock device is husk's own, whose other side
+/// is `host`'s before the guest's first instruction.
 ///
 /// # Errors
 /// Of the start of a process, what QEMU says when there is no guest, and of the vsock device.

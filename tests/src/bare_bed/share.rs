@@ -46,8 +46,8 @@ pub struct Virtiofsd {
 }
 
 impl Virtiofsd {
-    /// Serves a folder, which no guest can write to if it is `read_only`: for the server, it is then
-    /// a mount that nobody writes to.
+    /// Serves a folder, which no guest can write to if it is `read_only`: for the server, it is
+    /// then a mount that nobody writes to.
     ///
     /// # Errors
     /// Why there is none here.

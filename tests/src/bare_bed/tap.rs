@@ -38,8 +38,8 @@ impl Tap {
 
     fn make() -> io::Result<Self> {
         unshare(CloneFlags::CLONE_NEWNET)?;
-        // Else this kernel speaks unasked: it looks for neighbours and routers. A kernel without IPv6
-        // has no such file.
+        // Else this kernel speaks unasked: it looks for neighbours and routers. A kernel without
+        // IPv6 has no such file.
         for scope in ["all", "default"] {
             let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1");
         }

@@ -1,4 +1,5 @@
-//! Files of containers in and out, as tar streams; what a hostile container or archive does not get.
+//! Files of containers in and out, as tar streams; what a hostile container or archive does not
+//! get.
 
 use std::{collections::HashMap, io::Read, time::Duration};
 

@@ -1,5 +1,5 @@
-//! The guest as a whole: names, settings, processors, clock, and the kernel's command line. Most of it
-//! in a VM of its own make, since what is changed is everybody's.
+//! The guest as a whole: names, settings, processors, clock, and the kernel's command line. Most of
+//! it in a VM of its own make, since what is changed is everybody's.
 
 use std::{
     io::{Read, Write},

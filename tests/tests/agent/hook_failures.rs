@@ -1,5 +1,5 @@
-//! Hooks that fail, hang, leave something behind, or cannot be run: runtime.md, "Lifecycle", says what
-//! becomes of the container.
+//! Hooks that fail, hang, leave something behind, or cannot be run: runtime.md, "Lifecycle", says
+//! what becomes of the container.
 
 use husk_protocols::error::ErrorKind;
 use husk_tests::agent_bed::{Container, FILES};

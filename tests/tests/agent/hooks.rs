@@ -1,5 +1,5 @@
-//! config.md, "POSIX-platform Hooks": each kind where the standard has it. Hooks write what they see
-//! below the folder of the host's files, and a container reads it.
+//! config.md, "POSIX-platform Hooks": each kind where the standard has it. Hooks write what they
+//! see below the folder of the host's files, and a container reads it.
 
 use husk_protocols::error::ErrorKind;
 use husk_tests::agent_bed::{Bed, Container, FILES, Refusal, with_files};

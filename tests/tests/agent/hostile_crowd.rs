@@ -32,7 +32,8 @@ fn container_that_takes_all_processes_is_deleted_all_the_same() {
     let container = Container::sh(bomb);
     bed.block_on(async {
         let stdio = bed.up(&container).await.unwrap();
-        // All that there can be are there, and threads of the agent that had nothing to do have ended.
+        // All that there can be are there, and threads of the agent that had nothing to do have
+        // ended.
         tokio::time::sleep(LULL).await;
         bed.info().await.unwrap();
         // It has no room; what matters is the answer.

@@ -1,5 +1,6 @@
-//! What lies between a container and the guest: names that change while a mount is made, a /proc that
-//! is none, key rings, the guest's ports, the agent's own folders in /proc, disks that are full.
+//! What lies between a container and the guest: names that change while a mount is made, a /proc
+//! that is none, key rings, the guest's ports, the agent's own folders in /proc, disks that are
+//! full.
 
 use std::path::Path;
 
@@ -196,8 +197,8 @@ fn core_pattern_of_a_privileged_container_harms_no_agent() {
         assert_eq!(output(&bed, &crash(pattern)), "139\n", "{pattern}");
         bed.block_on(async { bed.info().await.unwrap() });
     }
-    // A helper is the guest's, not the container's: who may write there is root in the guest. The guest
-    // has no shell of its own to be it, but a program of the container can be named.
+    // A helper is the guest's, not the container's: who may write there is root in the guest. The
+    // guest has no shell of its own to be it, but a program of the container can be named.
     let helper = "|/proc/%P/root/bin/busybox mkdir /run/from-a-core";
     assert_eq!(output(&bed, &crash(helper)), "139\n");
     // It may be at work after the one that crashed has ended.

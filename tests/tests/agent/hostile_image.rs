@@ -1,5 +1,5 @@
-//! Roots that mean harm, made by a container on the disk that the next container has as its layer: what
-//! it finds there is as an image could bring it.
+//! Roots that mean harm, made by a container on the disk that the next container has as its layer:
+//! what it finds there is as an image could bring it.
 
 use husk_protocols::error::ErrorKind;
 use husk_tests::agent_bed::{Bed, Container, DISK, Stdio, process};

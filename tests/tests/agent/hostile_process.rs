@@ -1,5 +1,5 @@
-//! Processes inside that mean harm: to the agent, to its second stage, to other containers. After each
-//! case the agent answers and the next container runs.
+//! Processes inside that mean harm: to the agent, to its second stage, to other containers. After
+//! each case the agent answers and the next container runs.
 
 use husk_tests::agent_bed::{Bed, Container, Stdio, process};
 use serde_json::{Value, json};

@@ -3,10 +3,10 @@
 //!
 //! `make agent-test` boots kernel and guest image under QEMU, speaks the protocol to the agent, and
 //! runs these cases; `make agent-test CASE=name` runs those whose path has `name` in it. The cases
-//! are threads of one process and share one VM, so none may take what is the guest's own (its clock,
-//! its memory) or look at all of it; one that must has a VM of its own. When a VM ends that nobody has
-//! asked to end, a panic of the agent among the reasons, the end of its console is shown at once and
-//! every case that waits for it fails then.
+//! are threads of one process and share one VM, so none may take what is the guest's own (its
+//! clock, its memory) or look at all of it; one that must has a VM of its own. When a VM ends that
+//! nobody has asked to end, a panic of the agent among the reasons, the end of its console is shown
+//! at once and every case that waits for it fails then.
 //!
 //! Skipped, loudly, where there is no QEMU or no guest image.
 

@@ -278,8 +278,8 @@ fn mapped(mount: Value) -> Value {
     mount
 }
 
-/// The disk of the image, whose files are root's: a file system that can have its ids mapped, which a
-/// tmpfs of this kernel cannot.
+/// The disk of the image, whose files are root's: a file system that can have its ids mapped, which
+/// a tmpfs of this kernel cannot.
 fn image_disk(options: &[&str]) -> Value {
     json!({"destination": "/image", "type": "erofs", "source": "/dev/vda", "options": options})
 }

@@ -1,5 +1,5 @@
-//! `process` of the spec, what is rarely asked for: scheduling, personality, security modules, sizes of
-//! terminals; and what an exec has from its container.
+//! `process` of the spec, what is rarely asked for: scheduling, personality, security modules,
+//! sizes of terminals; and what an exec has from its container.
 
 use husk_protocols::error::ErrorKind;
 use husk_tests::agent_bed::{Bed, Container, process};

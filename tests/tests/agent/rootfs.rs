@@ -1,5 +1,6 @@
-//! The root of a container: config.md, "Root"; config-linux.md, "Default Filesystems", "Masked Paths",
-//! "Readonly Paths" and "Rootfs Mount Propagation"; and what a privileged container is given.
+//! The root of a container: config.md, "Root"; config-linux.md, "Default Filesystems", "Masked
+//! Paths", "Readonly Paths" and "Rootfs Mount Propagation"; and what a privileged container is
+//! given.
 
 use husk_protocols::error::ErrorKind;
 use husk_tests::agent_bed::{Container, DISK, HOSTILE_IMAGE};

@@ -147,8 +147,8 @@ fn default_errno_is_that_of_the_profile() {
 #[test]
 fn profile_needs_nothing_but_the_exec_for_the_agents_own_sake() {
     let bed = bed_or_skip!();
-    // Beside the exec, what it takes to give memory back and to tell that it failed, which it does: or
-    // it would not be known that it was tried.
+    // Beside the exec, what it takes to give memory back and to tell that it failed, which it does:
+    // or it would not be known that it was tried.
     let many: Vec<Value> = (0..700_u64)
         .map(|value| json!({"index": 0, "value": value, "op": "SCMP_CMP_EQ"}))
         .collect();

@@ -20,8 +20,8 @@ const MEMORY_SLACK_BYTES: u64 = 1 << 20;
 const LOOKS: u32 = 20;
 const LOOK_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Looks at the guest from outside of all containers, through binds of the guest's own files. A process of the
-/// kernel's may end between its name and the look.
+/// Looks at the guest from outside of all containers, through binds of the guest's own files. A
+/// process of the kernel's may end between its name and the look.
 const SCRIPT: &str = "
 cd /guest/proc
 echo cgroups $(ls -d /guest/cgroup/husk/*/ | wc -l)
@@ -51,8 +51,8 @@ fn look(bed: &Bed) -> HashMap<String, u32> {
     output(bed, &container).lines().map(line).collect()
 }
 
-/// Runs containers to their end, some of which fail half-way, and some of which have hooks that leave
-/// something running.
+/// Runs containers to their end, some of which fail half-way, and some of which have hooks that
+/// leave something running.
 fn churn(bed: &Bed, containers: usize) {
     let hook = json!([bed.guest_hook("cat; sleep 1000 &")]);
     let hooks = json!({
@@ -112,8 +112,8 @@ fn five_hundred_containers_and_a_hundred_execs_at_once_leave_nothing() {
         Box::leak(Box::new(Bed::boot(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()));
     let resident = || bed.block_on(bed.info()).unwrap().agent_resident_bytes;
     let booted = resident();
-    // A first round brings in what stays: pages of the program, and room for as much at once. A second
-    // one that needs more has lost something.
+    // A first round brings in what stays: pages of the program, and room for as much at once. A
+    // second one that needs more has lost something.
     churn(bed, CONTAINERS / 4);
     crowd(bed, EXECS);
     let before = (settled(bed, None), resident());
@@ -132,8 +132,8 @@ fn five_hundred_containers_and_a_hundred_execs_at_once_leave_nothing() {
     assert!(bed.block_on(bed.list()).unwrap().is_empty());
 }
 
-/// The agent's resident memory once it is back, or in the end: what watches over the deadline of each
-/// stream stays for that long.
+/// The agent's resident memory once it is back, or in the end: what watches over the deadline of
+/// each stream stays for that long.
 fn resident_at_rest(bed: &Bed, before: u64) -> u64 {
     let resident = || bed.block_on(bed.info()).unwrap().agent_resident_bytes;
     let mut last = resident();

@@ -1,4 +1,5 @@
-//! What a container takes for its machine and network: names, kernel settings, file systems, labels.
+//! What a container takes for its machine and network: names, kernel settings, file systems,
+//! labels.
 
 use std::fs;
 

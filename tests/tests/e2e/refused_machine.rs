@@ -1,5 +1,5 @@
-//! Machines that the built-in VMM cannot build: one line says why, at once, and nothing is left. None
-//! of these needs a guest that boots; a guest that loops stands for one that never speaks.
+//! Machines that the built-in VMM cannot build: one line says why, at once, and nothing is left.
+//! None of these needs a guest that boots; a guest that loops stands for one that never speaks.
 
 use std::fs;
 use std::os::unix::fs::symlink;

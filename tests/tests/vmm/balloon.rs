@@ -11,8 +11,8 @@ fn setup(case: &str) -> Setup {
     Setup { rng: false, size, ..Setup::new(case) }
 }
 
-/// Of the guest's memory, what the host has given: by the memory's file, and by the VMM's own account,
-/// which must not say less.
+/// Of the guest's memory, what the host has given: by the memory's file, and by the VMM's own
+/// account, which must not say less.
 fn guest_kib(guest: &Guest) -> u64 {
     let given = guest.host_kib(0);
     let told = guest.statistics().memory.expect("the kernel tells").guest_kib;

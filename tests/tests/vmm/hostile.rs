@@ -1,5 +1,5 @@
-//! Drivers that do what no honest one does, to each device: the machine outlives them, and the device
-//! works after a reset.
+//! Drivers that do what no honest one does, to each device: the machine outlives them, and the
+//! device works after a reset.
 
 use husk_tests::bare_bed::{Setup, Share, Size, Tap, Virtiofsd, YesServer};
 use husk_vmm::control::Request;
@@ -27,8 +27,8 @@ const MOVES: [&str; 17] = [
     "hostile-noise seed=7 rounds=100",
 ];
 
-/// Every move against the queues of the device of this type. The balloon's third queue is the one of
-/// the feature that is taken.
+/// Every move against the queues of the device of this type. The balloon's third queue is the one
+/// of the feature that is taken.
 fn attack(kind: u32, queues: &[&str], mut setup: impl FnMut(&str) -> Option<Setup>) {
     let mut failed = Vec::new();
     for hostile in MOVES {

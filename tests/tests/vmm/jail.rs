@@ -1,4 +1,5 @@
-//! The VMM's process from outside, while its guest runs: that it is in its jail, every thread of it.
+//! The VMM's process from outside, while its guest runs: that it is in its jail, every thread of
+//! it.
 
 use std::fs;
 use std::path::PathBuf;

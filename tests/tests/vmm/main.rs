@@ -1,5 +1,5 @@
-//! The built-in VMM as its guests find it: bare-metal guests on the real /dev/kvm, in the VMM's real
-//! process with its jail and its filters. Most take milliseconds.
+//! The built-in VMM as its guests find it: bare-metal guests on the real /dev/kvm, in the VMM's
+//! real process with its jail and its filters. Most take milliseconds.
 //!
 //! Skipped, loudly, where /dev/kvm does not open.
 

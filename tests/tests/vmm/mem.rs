@@ -1,4 +1,5 @@
-//! The memory device: a machine that grows and shrinks, and no guest that takes more than it was granted.
+//! The memory device: a machine that grows and shrinks, and no guest that takes more than it was
+//! granted.
 
 use husk_tests::bare_bed::{Guest, Setup, Size};
 use husk_tests::wait::within;

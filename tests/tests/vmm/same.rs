@@ -91,9 +91,9 @@ fn disks_are_the_same_in_qemu() {
     }
 }
 
-/// Not here: `net-spoof`, since QEMU lets frames of any address pass, and `net-odd-frames`, since QEMU
-/// stops a device for a buffer of no bytes (DEVICE_NEEDS_RESET), where ours gives it back and goes on:
-/// virtio 1.2 §2.1.2 leaves what is beyond recovery to the device.
+/// Not here: `net-spoof`, since QEMU lets frames of any address pass, and `net-odd-frames`, since
+/// QEMU stops a device for a buffer of no bytes (DEVICE_NEEDS_RESET), where ours gives it back and
+/// goes on: virtio 1.2 §2.1.2 leaves what is beyond recovery to the device.
 #[test]
 fn frames_are_the_same_in_qemu() {
     for case in [

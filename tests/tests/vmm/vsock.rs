@@ -18,8 +18,8 @@ pub fn setup(case: &str) -> Setup {
     Setup { rng: false, vsock: true, start_paused: true, ..Setup::new(case) }
 }
 
-/// A thread that gives each connection of the guest to one of its own. Ends with the guest, which the
-/// listener outlives.
+/// A thread that gives each connection of the guest to one of its own. Ends with the guest, which
+/// the listener outlives.
 pub fn serve(vsock: &VsockHandle, on_stream: fn(UnixStream)) -> JoinHandle<()> {
     let listener = vsock.listen(PORT, 2048).unwrap();
     thread::spawn(move || {
@@ -35,7 +35,8 @@ pub fn serve(vsock: &VsockHandle, on_stream: fn(UnixStream)) -> JoinHandle<()> {
     })
 }
 
-/// Runs a guest to its end, which must be a good one, with a thread of the host's that must end well.
+/// Runs a guest to its end, which must be a good one, with a thread of the host's that must end
+/// well.
 pub fn pass_with(case: &str, host: impl FnOnce(&VsockHandle) -> JoinHandle<()>) -> Option<Ended> {
     let kvm = match open_kvm() {
         Ok(kvm) => kvm,

@@ -1,5 +1,5 @@
-//! The formats of those files. Pure. What cannot be read counts as zero: numbers for people must not
-//! fail for a line that a later kernel writes in another way.
+//! The formats of those files. Pure. What cannot be read counts as zero: numbers for people must
+//! not fail for a line that a later kernel writes in another way.
 
 use super::{CpuStats, InterfaceStats, IoStats, MemoryEvents, Pressure, Stall, Traffic};
 

@@ -26,8 +26,8 @@ pub struct HookPlan {
 /// All hooks of a container, each kind in the order of the spec.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HookPlans {
-    /// `prestart`, which older specs have, and then `createRuntime`: in the guest's namespaces, before
-    /// the container's root is entered.
+    /// `prestart`, which older specs have, and then `createRuntime`: in the guest's namespaces,
+    /// before the container's root is entered.
     pub create_runtime: Vec<HookPlan>,
     /// In the container's namespaces, before its root is entered.
     pub create_container: Vec<HookPlan>,

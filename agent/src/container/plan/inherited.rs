@@ -1,5 +1,5 @@
-//! What all processes of a container have in common, an exec too unless it says otherwise: the system
-//! calls they may make, `linux.personality`, and what an exec leaves out of its `process`.
+//! What all processes of a container have in common, an exec too unless it says otherwise: the
+//! system calls they may make, `linux.personality`, and what an exec leaves out of its `process`.
 
 use oci_spec::runtime::{Linux, LinuxPersonality, LinuxPersonalityDomain};
 

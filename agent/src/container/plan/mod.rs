@@ -1,6 +1,6 @@
 //! What a container's spec asks of the second stage, validated: inside, every value can be carried
-//! out or fails for reasons of the guest alone. Pure; the only reader of the spec's container parts.
-//! Resources are read by `cgroup`.
+//! out or fails for reasons of the guest alone. Pure; the only reader of the spec's container
+//! parts. Resources are read by `cgroup`.
 
 mod agreement;
 mod devices;

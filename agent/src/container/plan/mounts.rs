@@ -152,8 +152,8 @@ fn check_file_system(
     Ok(())
 }
 
-/// Mappings without `idmap` mean it too; `idmap` without mappings would be those of the container's user
-/// namespace, and the standard lets a runtime refuse that.
+/// Mappings without `idmap` mean it too; `idmap` without mappings would be those of the container's
+/// user namespace, and the standard lets a runtime refuse that.
 fn id_map(field: &str, mount: &Mount, options: &MountOptions) -> Result<Option<IdMap>, SpecError> {
     let (uid, gid) = (mount.uid_mappings(), mount.gid_mappings());
     if !has(uid) && !has(gid) {

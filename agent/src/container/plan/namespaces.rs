@@ -11,8 +11,8 @@ use super::absolute;
 use crate::{spec::SpecError, sys::namespace::CLONE_NEWTIME};
 
 /// What paths begin with that name a namespace of a container of this sandbox:
-/// `/run/husk/containers/ID/ns/KIND`, KIND as below `/proc/PID/ns`. No such files exist: a pid could
-/// be another process's by the time that it is used, an id is looked up by who knows.
+/// `/run/husk/containers/ID/ns/KIND`, KIND as below `/proc/PID/ns`. No such files exist: a pid
+/// could be another process's by the time that it is used, an id is looked up by who knows.
 pub const CONTAINERS: &str = "/run/husk/containers";
 
 /// namespaces(7).
@@ -212,8 +212,8 @@ impl NamespaceList {
         listed && self.joins.iter().all(|join| join.kind != kind)
     }
 
-    /// A process enters these two after its birth. In a user namespace that has just been made it has
-    /// no right to those of others.
+    /// A process enters these two after its birth. In a user namespace that has just been made it
+    /// has no right to those of others.
     fn refuse_joins_of_a_new_user(&self) -> Result<(), SpecError> {
         let impossible = |join: &&Join| matches!(join.kind, Kind::Mount | Kind::Time);
         match self.joins.iter().find(impossible) {

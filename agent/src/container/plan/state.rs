@@ -1,5 +1,5 @@
-//! What others are told of a container: hooks on their standard input, and who decides about its system
-//! calls.
+//! What others are told of a container: hooks on their standard input, and who decides about its
+//! system calls.
 
 use std::{collections::BTreeMap, path::Path};
 

@@ -1,6 +1,6 @@
 //! What is done about a spec that its reader does not take: a word that it does not know is refused
-//! with its field, and what the specification has otherwise than the reader is put into the reader's
-//! words. Looked at only after the reader has failed, so that a good spec pays nothing.
+//! with its field, and what the specification has otherwise than the reader is put into the
+//! reader's words. Looked at only after the reader has failed, so that a good spec pays nothing.
 
 use oci_spec::runtime::{
     Arch, Capability, IOPriorityClass, LinuxPersonalityDomain, LinuxSchedulerFlag,

@@ -1,6 +1,7 @@
 //! An archive from a guest into a folder of the host. Nothing in it is trusted: names lie below the
-//! one that was asked for, no symbolic link below the folder is followed, neither one that was there nor
-//! one that came with the archive, and nothing but files, folders, links and pipes is made.
+//! one that was asked for, no symbolic link below the folder is followed, neither one that was
+//! there nor one that came with the archive, and nothing but files, folders, links and pipes is
+//! made.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

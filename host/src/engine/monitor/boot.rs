@@ -143,8 +143,8 @@ async fn machine(vm: &mut dyn Vm) -> Result<(), VmError> {
 /// The agent's connection and hello; `None` when it never came.
 type Announcement = Result<Option<(UnixStream, Hello)>, SandboxError>;
 
-/// Listens for the agent, in a thread: that blocks for as long as a VMM does not answer, and ends with
-/// the VMM.
+/// Listens for the agent, in a thread: that blocks for as long as a VMM does not answer, and ends
+/// with the VMM.
 fn await_agent(vsock: VsockHandle, deadline: Duration) -> JoinHandle<Announcement> {
     tokio::task::spawn_blocking(move || {
         let listener =

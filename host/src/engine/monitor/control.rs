@@ -75,7 +75,8 @@ impl View {
         }
     }
 
-    /// Why something was not done: a connection that broke off did so because the container is over.
+    /// Why something was not done: a connection that broke off did so because the container is
+    /// over.
     pub async fn explain(&self, error: SandboxError) -> SandboxError {
         let over = async { self.ending.clone().wait_for(Option::is_some).await.is_ok() };
         if error.may_be_the_vms() && tokio::time::timeout(LAST_WORDS, over).await == Ok(true) {

@@ -6,9 +6,9 @@
 //!                          +-- never ran -----+            start <----------+
 //! ```
 //!
-//! [`Config`] is replaced by `rename` and `update` alone; [`Status`] by whoever owns the container at
-//! that moment: its monitor while that lives, the finder of a dead monitor after it. What a record
-//! of an older husk lacks is its default.
+//! [`Config`] is replaced by `rename` and `update` alone; [`Status`] by whoever owns the container
+//! at that moment: its monitor while that lives, the finder of a dead monitor after it. What a
+//! record of an older husk lacks is its default.
 
 mod limits;
 mod security;

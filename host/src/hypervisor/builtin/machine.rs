@@ -12,8 +12,8 @@ use super::super::prepare::{Files, OpenDisk};
 
 /// What the kernel is told of every machine.
 ///
-/// - `panic=-1 reboot=k`: a panic ends the machine at once, by the keyboard controller, which is one
-///   exit; a triple fault is then a crash.
+/// - `panic=-1 reboot=k`: a panic ends the machine at once, by the keyboard controller, which is
+///   one exit; a triple fault is then a crash.
 /// - `pci=off acpi=off`: there is neither, and looking costs time.
 /// - `8250.nr_uarts=1`: of four serial ports there is one.
 /// - `random.trust_cpu=on`: boot does not wait for entropy that the processor has.

@@ -194,7 +194,8 @@ impl<R: TarInput> TarReader<R> {
             let size = header.number(SIZE)?;
             match header.type_flag() {
                 b'x' | b'X' => extensions.pax = pax::parse(&self.read_extension(size)?)?,
-                // Global headers carry comments (git archive writes its commit); docker ignores them.
+                // Global headers carry comments (git archive writes its commit); docker ignores
+                // them.
                 b'g' => drop(self.read_extension(size)?),
                 b'L' => extensions.long_name = Some(until_nul(&self.read_extension(size)?)),
                 b'K' => extensions.long_link = Some(until_nul(&self.read_extension(size)?)),

@@ -1,5 +1,5 @@
-//! Which memory there is at the start, as both boot protocols say it: the numbers of E820 of the ACPI
-//! Specification 6.5 §15. Memory that is plugged later is not in it (virtio 1.2 §5.15.2).
+//! Which memory there is at the start, as both boot protocols say it: the numbers of E820 of the
+//! ACPI Specification 6.5 §15. Memory that is plugged later is not in it (virtio 1.2 §5.15.2).
 
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 

@@ -231,8 +231,8 @@ fn device_words_name_each_slot_and_its_interrupt() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// For every size: the map's entries are in order and apart, none is in the hole, all of the RAM
-    /// entries is memory, and kernel, initramfs and parameters are in RAM and apart.
+    /// For every size: the map's entries are in order and apart, none is in the hole, all of the
+    /// RAM entries is memory, and kernel, initramfs and parameters are in RAM and apart.
     #[test]
     fn parts_never_overlap(
         mib in 32u32..=65536,

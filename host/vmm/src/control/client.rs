@@ -56,8 +56,8 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// Talks over one end of a socket. `on_event` hears each event, and at last `None`, when the VMM
-    /// says no more. It runs in a thread of the client, and must not ask.
+    /// Talks over one end of a socket. `on_event` hears each event, and at last `None`, when the
+    /// VMM says no more. It runs in a thread of the client, and must not ask.
     ///
     /// # Errors
     /// Those of a thread's start.

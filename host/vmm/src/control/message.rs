@@ -23,9 +23,9 @@ pub struct Call {
 pub enum Request {
     /// Lets the processors of a machine begin that was built to wait.
     Start,
-    /// Stops every processor and all devices, until [`Self::Resume`]. Guest memory changes no more when
-    /// the reply comes, but for what a vhost-user back end still does. Refused, and the guest goes on,
-    /// where what was begun takes longer than some seconds.
+    /// Stops every processor and all devices, until [`Self::Resume`]. Guest memory changes no more
+    /// when the reply comes, but for what a vhost-user back end still does. Refused, and the guest
+    /// goes on, where what was begun takes longer than some seconds.
     Pause,
     /// Lets them go on.
     Resume,
@@ -41,8 +41,9 @@ pub enum Request {
     },
     /// How much of its hot-plug memory the guest should use.
     MemTarget {
-        /// In MiB, a multiple of 2, of the region's size. This much is there for the guest, rounded up
-        /// to whole chunks, when the reply comes; what is less goes when the guest has unplugged it.
+        /// In MiB, a multiple of 2, of the region's size. This much is there for the guest, rounded
+        /// up to whole chunks, when the reply comes; what is less goes when the guest has unplugged
+        /// it.
         mib: u32,
     },
     /// Other limits of a disk, from now on.

@@ -1,5 +1,5 @@
-//! What the monitor asks of a running VMM, and what the VMM tells: typed messages over a socket that
-//! the VMM inherits.
+//! What the monitor asks of a running VMM, and what the VMM tells: typed messages over a socket
+//! that the VMM inherits.
 //!
 //! ```text
 //! Client --Call{id, Request}--> Server --Done / Statistics / Refused, with the same id--> Client

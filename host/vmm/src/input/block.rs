@@ -1,5 +1,5 @@
-//! The block device without a file: what its core starts is done as well, and as badly, as the script
-//! says.
+//! The block device without a file: what its core starts is done as well, and as badly, as the
+//! script says.
 
 use std::sync::Arc;
 
@@ -18,7 +18,8 @@ use crate::virtio::{Outcome, QueueError};
 /// Of the queue, and of requests in flight.
 const QUEUE_SIZE: u16 = 16;
 const SECTORS: u64 = 2048;
-/// More steps than any request can need, if each but the first few moves half of what is left or 4 KiB.
+/// More steps than any request can need, if each but the first few moves half of what is left or 4
+/// KiB.
 const MAX_STEPS: u32 = 20_000;
 
 /// A disk. The host's moves are: tasks finish, limits come and go, the disk becomes read-only.

@@ -1,4 +1,5 @@
-//! Entropy and console. What they stand on is small and has no descriptor: a source that says one byte.
+//! Entropy and console. What they stand on is small and has no descriptor: a source that says one
+//! byte.
 
 use std::io::{self, Read, Write};
 

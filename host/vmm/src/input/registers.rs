@@ -12,8 +12,8 @@ use crate::virtio::testing::probe::Probe;
 /// Any accesses in any order.
 ///
 /// # Panics
-/// When the device is active and its status says otherwise, or the other way round; or when a driver
-/// that begins anew finds a device that does not work.
+/// When the device is active and its status says otherwise, or the other way round; or when a
+/// driver that begins anew finds a device that does not work.
 pub fn registers(bytes: &[u8]) {
     let mut driver = Driver::new(Box::new(Probe::new()));
     let mut script = Script::new(bytes);

@@ -1,7 +1,8 @@
 //! The jail of the VMM's process: what a guest that took over the VMM would find.
 //!
 //! ```text
-//! one thread, every descriptor open --enter--> threads are started --filter::install on each--> guest runs
+//! one thread, every descriptor open --enter--> threads are started
+//!     --filter::install on each--> guest runs
 //! ```
 //!
 //! Layers, each of which holds without the others:
@@ -69,8 +70,8 @@ fn call<E: Into<io::Error>>(call: &'static str) -> impl FnOnce(E) -> JailError {
     move |error| JailError::Call { call, source: error.into() }
 }
 
-/// Goes into the jail, all layers but [`filter`]. To be called once, by a process of one thread that
-/// has read its configuration and opened everything. Does not block.
+/// Goes into the jail, all layers but [`filter`]. To be called once, by a process of one thread
+/// that has read its configuration and opened everything. Does not block.
 ///
 /// Afterwards only the descriptors of `keep` and standard error are open; standard input and output
 /// lead nowhere unless they are in `keep`. Whatever else was open is closed, also where a value in

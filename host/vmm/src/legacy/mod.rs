@@ -62,8 +62,8 @@ pub struct Legacy {
 }
 
 impl Legacy {
-    /// The devices; what the guest writes to its serial port goes to `console`, the writing end of a
-    /// pipe, as long as there is room in it, and nowhere without one.
+    /// The devices; what the guest writes to its serial port goes to `console`, the writing end of
+    /// a pipe, as long as there is room in it, and nowhere without one.
     ///
     /// # Errors
     /// Those of eventfd(2) and timerfd_create(2), and of fcntl(2) on the pipe.

@@ -94,7 +94,8 @@ impl Registers for Serial {
         let mut port = self.lock();
         for (byte, register) in data.iter().zip(offset..) {
             if let Ok(register) = u8::try_from(register) {
-                // It only fails when looped back bytes find no room: they are lost as on the device.
+                // It only fails when looped back bytes find no room: they are lost as on the
+                // device.
                 let _ = port.write(register, *byte);
             }
         }

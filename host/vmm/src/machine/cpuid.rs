@@ -17,18 +17,18 @@ enum Register {
     Edx,
 }
 
-/// Features that are not the guest's: leaf, subleaf, register, bits. Intel SDM 2A "CPUID"; AMD APM 3
-/// appendix E.
+/// Features that are not the guest's: leaf, subleaf, register, bits. Intel SDM 2A "CPUID"; AMD APM
+/// 3 appendix E.
 const HIDDEN: [(u32, u32, Register, u32); 9] = [
-    // MONITOR would let the guest keep a processor of the host for itself; VMX is a hypervisor's, and
-    // the most intricate part of KVM; PDCM announces performance counters.
+    // MONITOR would let the guest keep a processor of the host for itself; VMX is a hypervisor's,
+    // and the most intricate part of KVM; PDCM announces performance counters.
     (0x1, 0, Register::Ecx, 1 << 3 | 1 << 5 | 1 << 15),
     // SGX and processor trace need more than a bit.
     (0x7, 0, Register::Ebx, 1 << 2 | 1 << 25),
     // SGX launch control.
     (0x7, 0, Register::Ecx, 1 << 30),
-    // AMX, and the state that it needs: KVM has that for a process that asked for it, and before Linux
-    // 6.4 tells all others of half of it. A kernel faults when it enables that half.
+    // AMX, and the state that it needs: KVM has that for a process that asked for it, and before
+    // Linux 6.4 tells all others of half of it. A kernel faults when it enables that half.
     (0x7, 0, Register::Edx, 1 << 22 | 1 << 24 | 1 << 25),
     (0x7, 1, Register::Eax, 1 << 21),
     (0x7, 1, Register::Edx, 1 << 8),
@@ -39,8 +39,8 @@ const HIDDEN: [(u32, u32, Register, u32); 9] = [
 ];
 
 /// Leaves that say nothing here: MONITOR, performance counters, SGX, processor trace, AMX, a second
-/// topology of Intel's, SVM, encrypted memory, which this machine has not got and whose registers fault,
-/// performance counters and a second topology of AMD's.
+/// topology of Intel's, SVM, encrypted memory, which this machine has not got and whose registers
+/// fault, performance counters and a second topology of AMD's.
 const EMPTY: [u32; 11] =
     [0x5, 0xa, 0x12, 0x14, 0x1d, 0x1e, 0x1f, 0x8000_000a, 0x8000_001f, 0x8000_0022, 0x8000_0026];
 /// Leaf 0xd, the state of AMX: its configuration and its tiles.

@@ -53,8 +53,8 @@ impl RunPage {
     fn immediate_exit(&self) -> &AtomicU8 {
         let offset = offset_of!(kvm_run, immediate_exit);
         let flag = self.page.as_ptr().wrapping_byte_add(offset).cast::<u8>();
-        // SAFETY: the byte is in the mapping, which lives as long as `self`, is valid for any value,
-        // and is only used through this function.
+        // SAFETY: the byte is in the mapping, which lives as long as `self`, is valid for any
+        // value, and is only used through this function.
         unsafe { AtomicU8::from_ptr(flag) }
     }
 
@@ -90,8 +90,8 @@ impl RunPage {
 
 impl Drop for RunPage {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` with this length, and nobody has a reference into it
-        // any more. It can only fail for an address that is none.
+        // SAFETY: the mapping was made by `new` with this length, and nobody has a reference into
+        // it any more. It can only fail for an address that is none.
         let _ = unsafe { munmap(self.page.cast(), Self::LEN.get()) };
     }
 }

@@ -34,8 +34,8 @@ pub(super) fn map(vm: &VmFd, slot: u32, region: &GuestRegionMmap) -> Result<(), 
     set_slot(vm, slot, region, region.len())
 }
 
-/// Takes a region from the guest that it was shown in `slot`: when this returns, no processor has it
-/// any more, and one that looks for it leaves the guest as for a register that nobody has.
+/// Takes a region from the guest that it was shown in `slot`: when this returns, no processor has
+/// it any more, and one that looks for it leaves the guest as for a register that nobody has.
 pub(super) fn unmap(vm: &VmFd, slot: u32, region: &GuestRegionMmap) -> Result<(), MachineError> {
     // Documentation/virt/kvm/api.rst: "Passing zero for memory_size deletes the slot".
     set_slot(vm, slot, region, 0)

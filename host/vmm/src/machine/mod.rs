@@ -115,9 +115,9 @@ impl Machine {
         self.attach_registers(registers, transport.interrupt().as_fd(), transport.kicks())
     }
 
-    /// Puts registers into the next place: they answer there, the interrupt reaches the guest, and a
-    /// write of the number of a queue to QueueNotify is an event on its kick, without an exit to this
-    /// process.
+    /// Puts registers into the next place: they answer there, the interrupt reaches the guest, and
+    /// a write of the number of a queue to QueueNotify is an event on its kick, without an exit to
+    /// this process.
     ///
     /// # Errors
     /// [`MachineError`]: there is no place left, or KVM refuses.
@@ -138,8 +138,8 @@ impl Machine {
     }
 
     /// Makes the processors and their threads, which wait for [`Running::resume`]. The first one
-    /// begins with the registers that `entry` sets, the others wait for it to wake them. Each thread
-    /// does `set_up` before the guest's first instruction, such as to give up system calls.
+    /// begins with the registers that `entry` sets, the others wait for it to wake them. Each
+    /// thread does `set_up` before the guest's first instruction, such as to give up system calls.
     ///
     /// # Errors
     /// [`MachineError`]: there are no threads.

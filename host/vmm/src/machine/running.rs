@@ -61,9 +61,9 @@ pub struct Running {
 }
 
 impl Running {
-    /// Stops the guest: when this returns, no processor is in it, none enters it, and none serves an
-    /// exit. The guest's clocks go on. False when one of them took longer than `timeout` for an exit:
-    /// those that come still stop.
+    /// Stops the guest: when this returns, no processor is in it, none enters it, and none serves
+    /// an exit. The guest's clocks go on. False when one of them took longer than `timeout` for an
+    /// exit: those that come still stop.
     pub fn pause(&self, timeout: Duration) -> bool {
         self.surroundings.gate.close();
         self.kick();
@@ -87,7 +87,8 @@ impl Running {
         self.legacy.end_console();
     }
 
-    /// Shows the region at `index` of [`Memory::regions`] to the processors, which may be in the guest.
+    /// Shows the region at `index` of [`Memory::regions`] to the processors, which may be in the
+    /// guest.
     ///
     /// # Errors
     /// [`MachineError::Kvm`]: KVM has no slot left.

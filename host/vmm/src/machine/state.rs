@@ -14,8 +14,8 @@ const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
 /// The ranges are in force, and what none covers is write-back.
 const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 
-/// HWCR of AMD, and its bit that says that the time stamp counter counts as fast as the processor is
-/// said to be. AMD PPR, MSRC001_0015.
+/// HWCR of AMD, and its bit that says that the time stamp counter counts as fast as the processor
+/// is said to be. AMD PPR, MSRC001_0015.
 const MSR_HWCR: u32 = 0xc001_0015;
 const TSC_FREQ_SEL: u64 = 1 << 24;
 

@@ -10,9 +10,9 @@ use vm_memory::{
 
 /// Guest memory. A clone is another handle on the same mappings.
 ///
-/// Chunks of the hot-plug region come and go while the machine runs ([`super::Hotplug`]); all else is
-/// always there. What is not there is no memory: nothing is found at its addresses. It stays mapped,
-/// so a device that is at work on it when it goes harms nobody.
+/// Chunks of the hot-plug region come and go while the machine runs ([`super::Hotplug`]); all else
+/// is always there. What is not there is no memory: nothing is found at its addresses. It stays
+/// mapped, so a device that is at work on it when it goes harms nobody.
 #[derive(Debug, Clone)]
 pub struct Memory {
     regions: GuestMemoryMmap,

@@ -1,8 +1,8 @@
-//! How much of the hot-plug region is there: whole chunks, from its start on. What is not there takes
-//! nothing of the host, whatever the guest does.
+//! How much of the hot-plug region is there: whole chunks, from its start on. What is not there
+//! takes nothing of the host, whatever the guest does.
 //!
-//! A chunk is a mapping, and for the guest's processors a slot of KVM. Here it comes and goes for the
-//! devices; who changes the size tells KVM and whoever else has guest memory:
+//! A chunk is a mapping, and for the guest's processors a slot of KVM. Here it comes and goes for
+//! the devices; who changes the size tells KVM and whoever else has guest memory:
 //!
 //! ```text
 //! more: KVM, devices, other processes, and then the guest may plug
@@ -81,8 +81,8 @@ impl Hotplug {
         self.memory.set_end(self.region.guest_addr + len);
     }
 
-    /// The chunks that begin in a range of offsets: the place of each among [`Memory::regions`], and
-    /// where it ends.
+    /// The chunks that begin in a range of offsets: the place of each among [`Memory::regions`],
+    /// and where it ends.
     pub fn chunks_in(&self, range: Range<u64>) -> impl Iterator<Item = (usize, u64)> {
         self.mappings(range).map(|(index, offset, mapping)| (index, offset + mapping.len()))
     }

@@ -10,8 +10,8 @@
 //! - [`hotplug`]: how much of the hot-plug region is there;
 //! - here: the file, its parts, and what is done with its pages.
 //!
-//! Nothing of it is reserved: the host gives pages when they are touched, and [`discard`] gives them
-//! back. The seals let a vhost-user back end map the file without fear that it shrinks.
+//! Nothing of it is reserved: the host gives pages when they are touched, and [`discard`] gives
+//! them back. The seals let a vhost-user back end map the file without fear that it shrinks.
 
 #![allow(unsafe_code)]
 
@@ -122,7 +122,8 @@ pub struct Ram {
 }
 
 impl Ram {
-    /// Memory full of zeroes, of which no page is there yet. Of the hot-plug region nothing is there.
+    /// Memory full of zeroes, of which no page is there yet. Of the hot-plug region nothing is
+    /// there.
     ///
     /// # Errors
     /// [`MemoryError`].
@@ -273,8 +274,8 @@ fn in_file(memory: &Memory, addr: u64, len: u64) -> io::Result<(&File, u64)> {
     Ok((file.file(), file.start().checked_add(offset.raw_value()).ok_or_else(outside)?))
 }
 
-/// Gives the pages of `len` bytes at `addr` back to the host; they read as zeroes from then on. Whole
-/// pages of memory that is there.
+/// Gives the pages of `len` bytes at `addr` back to the host; they read as zeroes from then on.
+/// Whole pages of memory that is there.
 ///
 /// # Errors
 /// `InvalidInput` if they are not that: nothing is given back; `Unsupported` if memory has no file;

@@ -1,4 +1,5 @@
-//! The devices of a machine, made from its configuration, in the order in which they are on the bus.
+//! The devices of a machine, made from its configuration, in the order in which they are on the
+//! bus.
 
 use std::error::Error;
 use std::fmt;
@@ -243,7 +244,7 @@ impl Devices {
         self.transports.iter().zip(&self.names).map(numbers).collect()
     }
 
-    /// Waits until no device writes to guest memory, whose processors are paused.
+    /// Waits until no device writes to guest memory, while the guest's processors are paused.
     ///
     /// # Errors
     /// The device that still did when the time was up, for people.

@@ -1,9 +1,9 @@
-//! Makes hot-plug memory be there as far as it is needed, and no further: for the guest's processors,
-//! for the devices, and for processes that share it.
+//! Makes hot-plug memory be there as far as it is needed, and no further: for the guest's
+//! processors, for the devices, and for processes that share it.
 //!
-//! What goes is discarded at once, and once more when the last request that a disk had begun before is
-//! done: it may have written to pages that were gone. Other devices hold no guest memory between their
-//! turns.
+//! What goes is discarded at once, and once more when the last request that a disk had begun before
+//! is done: it may have written to pages that were gone. Other devices hold no guest memory between
+//! their turns.
 
 use std::io;
 use std::sync::Weak;

@@ -8,8 +8,8 @@
 //!                                            end <-- serve devices and control <-- guest runs
 //! ```
 //!
-//! Nothing of it outlives the process, and the process does not outlive its parent: the kernel kills
-//! it, and so does the end of the control socket.
+//! Nothing of it outlives the process, and the process does not outlive its parent: the kernel
+//! kills it, and so does the end of the control socket.
 
 pub mod descriptors;
 mod devices;
@@ -104,8 +104,8 @@ fn system<E: Into<io::Error>>(operation: &'static str) -> impl FnOnce(E) -> Proc
 }
 
 /// The whole life of the process: reads the configuration from standard input, builds the machine,
-/// serves it to its end. Says on standard error, in one line, why it ended if not by the guest's own
-/// wish. To be called before the process starts a thread or opens anything.
+/// serves it to its end. Says on standard error, in one line, why it ended if not by the guest's
+/// own wish. To be called before the process starts a thread or opens anything.
 #[must_use]
 pub fn main() -> ExitCode {
     let status = match run() {

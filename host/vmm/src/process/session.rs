@@ -295,7 +295,8 @@ impl Session {
         }
     }
 
-    /// Nothing of this process changes guest memory when this returns, until the next turn of a device.
+    /// Nothing of this process changes guest memory when this returns, until the next turn of a
+    /// device.
     fn come_to_rest(&self) -> Result<(), String> {
         let until = Instant::now() + REST;
         let late = |who: &str| format!("pause: {who} is at work after {} s", REST.as_secs());

@@ -159,8 +159,8 @@ fn moves(most: u64) -> impl Strategy<Value = Vec<Move>> {
 }
 
 proptest! {
-    /// Over any time, no more passes than the burst, a full bucket and what filled it since; and what
-    /// is larger than a bucket is the only excess.
+    /// Over any time, no more passes than the burst, a full bucket and what filled it since; and
+    /// what is larger than a bucket is the only excess.
     #[test]
     fn never_more_than_rate_and_burst_and_never_stuck(
         size in 1..10_000u64,

@@ -2,8 +2,8 @@
 //! ignored and counted until it stops.
 //!
 //! ```text
-//! Stopped --kick descriptor and enabled--> Running --GET_VRING_BASE--> Stopped
-//!                                             '-- rings that lie --> Broken --GET_VRING_BASE--> Stopped
+//! Stopped --kick, enabled--> Running --GET_VRING_BASE--> Stopped
+//!                               '-- rings that lie --> Broken --GET_VRING_BASE--> Stopped
 //! ```
 
 use std::fs::File;

@@ -82,8 +82,9 @@ pub struct ActivateError {
 /// late.
 pub type Counters = BTreeMap<&'static str, u64>;
 
-/// A device, behind any transport. Called under one lock, from the event loop and, for configuration
-/// space, activation and reset, from the threads of virtual CPUs. Nothing here blocks for long.
+/// A device, behind any transport. Called under one lock, from the event loop and, for
+/// configuration space, activation and reset, from the threads of virtual CPUs. Nothing here blocks
+/// for long.
 pub trait Device: Any + Send {
     /// Its type.
     fn kind(&self) -> Kind;
@@ -103,7 +104,8 @@ pub trait Device: Any + Send {
         let _ = (offset, data);
     }
 
-    /// The driver is ready: the device takes its queues. Only called on a device that is not active.
+    /// The driver is ready: the device takes its queues. Only called on a device that is not
+    /// active.
     ///
     /// # Errors
     /// [`ActivateError`]: the device stays inactive.
@@ -113,18 +115,18 @@ pub trait Device: Any + Send {
     /// until requests in flight are done. Of an inactive device, does nothing.
     fn reset(&mut self);
 
-    /// Waits until nothing of the device writes to guest memory, at most until then, while no processor
-    /// of the guest runs: what is at work is ended and given back, and nothing is begun before the
-    /// device's next turn. False when the time was up. What a device only does in its turns has
-    /// nothing to wait for.
+    /// Waits until nothing of the device writes to guest memory, at most until then, while no
+    /// processor of the guest runs: what is at work is ended and given back, and nothing is begun
+    /// before the device's next turn. False when the time was up. What a device only does in its
+    /// turns has nothing to wait for.
     fn rest(&mut self, until: Instant) -> bool {
         let _ = until;
         true
     }
 
     /// The guest added to queue `index`, or says so, or the device asked for another turn with
-    /// [`Interrupt::again`]. Each queue that there is gets one when the device becomes active. One pass
-    /// over the queue is enough: with more to do, the device asks for another turn.
+    /// [`Interrupt::again`]. Each queue that there is gets one when the device becomes active. One
+    /// pass over the queue is enough: with more to do, the device asks for another turn.
     fn on_kick(&mut self, index: usize);
 
     /// Whether somebody else serves the queues and takes the kicks, [`Interrupt::kicks`]: then the

@@ -1,6 +1,6 @@
 //! The wires of a device. To the guest: the status register and an eventfd that KVM turns into an
-//! interrupt. From the guest: an eventfd for each queue, by which a device also asks for another turn
-//! of its own. Takes no lock: the guest reads and acknowledges while the device works.
+//! interrupt. From the guest: an eventfd for each queue, by which a device also asks for another
+//! turn of its own. Takes no lock: the guest reads and acknowledges while the device works.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -88,8 +88,8 @@ impl Interrupt {
         }
     }
 
-    /// Does what has to be done after a pass over queue `index`: tells the guest, asks for another turn,
-    /// or gives up because the ring lies.
+    /// Does what has to be done after a pass over queue `index`: tells the guest, asks for another
+    /// turn, or gives up because the ring lies.
     pub fn settle(&self, index: usize, passed: &Result<Outcome, QueueError>) {
         match passed {
             Ok(outcome) => {

@@ -1,8 +1,8 @@
 //! Virtio, virtio 1.2: what all devices share, and the devices.
 //!
 //! ```text
-//! Offered --DRIVER_OK: queues are frozen and moved into the device--> Active --reset--> Offered
-//!                                                          '-- rings that lie --> Broken --reset--> Offered
+//! Offered --DRIVER_OK moves the queues in--> Active --reset--> Offered
+//!                                              '-- rings that lie --> Broken --reset--> Offered
 //! ```
 //!
 //! - [`device`]: what a transport needs of a device;

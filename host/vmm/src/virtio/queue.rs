@@ -1,5 +1,6 @@
 //! Queues: how the driver sets one up, and one pass over it, the same for every device core: chain
-//! after chain, bounded, with the guest's wish for interrupts honoured. No descriptor and no thread.
+//! after chain, bounded, with the guest's wish for interrupts honoured. No descriptor and no
+//! thread.
 //!
 //! [`request`] is how a device gets at what a chain says.
 
@@ -41,8 +42,8 @@ pub enum SetupError {
     Bounds,
 }
 
-/// One queue as the driver sets it up, register by register. Checked when it becomes a [`Queue`], and
-/// not looked at from then on.
+/// One queue as the driver sets it up, register by register. Checked when it becomes a [`Queue`],
+/// and not looked at from then on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueConfig {
     /// The most descriptors that the device offers; a power of two.

@@ -274,14 +274,14 @@ impl DriverQueue {
         self.store(AVAILABLE, flags);
     }
 
-    /// With event indexes: an interrupt is wanted when the chain of this number was used. virtio 1.2
-    /// §2.7.7.
+    /// With event indexes: an interrupt is wanted when the chain of this number was used. virtio
+    /// 1.2 §2.7.7.
     pub fn set_used_event(&self, index: u16) {
         self.store(AVAILABLE + 4 + u64::from(self.size) * 2, index);
     }
 
-    /// With event indexes: the device wants a kick when the chain of this number was added. virtio 1.2
-    /// §2.7.10.
+    /// With event indexes: the device wants a kick when the chain of this number was added. virtio
+    /// 1.2 §2.7.10.
     #[must_use]
     pub fn avail_event(&self) -> u16 {
         self.load(USED + 4 + u64::from(self.size) * 8)
@@ -411,8 +411,8 @@ impl Driver {
         self.status() & status::DEVICE_NEEDS_RESET == 0
     }
 
-    /// All of it, from the reset to DRIVER_OK, with queues of `size` or what the device offers, if that
-    /// is less. Of a device that was started, starts it anew: the rings are empty.
+    /// All of it, from the reset to DRIVER_OK, with queues of `size` or what the device offers, if
+    /// that is less. Of a device that was started, starts it anew: the rings are empty.
     pub fn start(&mut self, features: u64, size: u16) {
         assert!(self.negotiate(features), "features {features:#x} refused");
         for index in 0..self.transport.kicks().len() {
@@ -464,7 +464,8 @@ impl Driver {
         pending & 1 != 0
     }
 
-    /// Whether the device told of a change of its configuration since the last call; acknowledges it.
+    /// Whether the device told of a change of its configuration since the last call; acknowledges
+    /// it.
     pub fn take_config_interrupt(&self) -> bool {
         let pending = self.read(0x060);
         self.write(0x064, pending & 2);

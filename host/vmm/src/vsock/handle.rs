@@ -177,7 +177,8 @@ impl VsockListener {
         self.host_port
     }
 
-    /// The guest's next connection, a blocking stream. Waits for up to `timeout`, then is `Ok(None)`.
+    /// The guest's next connection, a blocking stream. Waits for up to `timeout`, then is
+    /// `Ok(None)`.
     ///
     /// # Errors
     /// `ConnectionAborted` when the VM is gone, and those of poll(2) and fcntl(2).

@@ -1,4 +1,5 @@
-//! The packet header, `struct virtio_vsock_hdr` of virtio 1.2 §5.10.6. Checks shapes, keeps no state.
+//! The packet header, `struct virtio_vsock_hdr` of virtio 1.2 §5.10.6. Checks shapes, keeps no
+//! state.
 
 use std::io::{self, Read};
 

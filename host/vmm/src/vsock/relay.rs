@@ -25,8 +25,8 @@ use super::muxer::Muxer;
 use super::streams::Streams;
 use crate::channel::{Channel, ChannelError, Received};
 
-/// Reports that are heard before the device is told what waits: a guest can bring about as many as it
-/// likes.
+/// Reports that are heard before the device is told what waits: a guest can bring about as many as
+/// it likes.
 const MAX_HEARD: usize = 64;
 
 /// What the device is told.
@@ -268,8 +268,8 @@ impl Remote {
         Self { channel: Arc::new(channel), held: None }
     }
 
-    /// Does what was ordered until now, as far as the answers find room. False when the other process
-    /// is gone.
+    /// Does what was ordered until now, as far as the answers find room. False when the other
+    /// process is gone.
     ///
     /// # Errors
     /// [`RelayError`]: the other process is not who should be there.

@@ -28,8 +28,8 @@ struct Stream {
     read_ended: bool,
 }
 
-/// The two ends of a stream, neither of which blocks. Whoever gets the other one may change that for
-/// himself; the process of this one may have a filter that does not let it.
+/// The two ends of a stream, neither of which blocks. Whoever gets the other one may change that
+/// for itself; the process of this one may have a filter that does not let it.
 pub(crate) fn pair() -> io::Result<(UnixStream, UnixStream)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;

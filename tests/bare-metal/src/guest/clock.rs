@@ -1,5 +1,5 @@
-//! Time, by the time stamp counter, whose rate is measured with the local APIC's timer: a tick of it
-//! is a nanosecond under KVM and QEMU alike.
+//! Time, by the time stamp counter, whose rate is measured with the local APIC's timer: a tick of
+//! it is a nanosecond under KVM and QEMU alike.
 
 use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -54,7 +54,8 @@ pub fn micros(from: u64, to: u64) -> u64 {
 #[derive(Clone, Copy)]
 pub struct Deadline(u64);
 
-/// How long a device or the host may take for what they have to do, on a machine that does much else.
+/// How long a device or the host may take for what they have to do, on a machine that does much
+/// else.
 pub const PATIENCE_MS: u64 = 60_000;
 
 /// So many milliseconds from now.

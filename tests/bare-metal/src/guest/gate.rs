@@ -17,8 +17,8 @@ const CPUID: u64 = 9;
 
 fn call(what: u64, port: u16, value: u32) -> u32 {
     let result: u32;
-    // SAFETY: the gate changes no register but RAX, touches no memory of ours, and comes back behind
-    // the UD2. What an interrupt counts meanwhile is read as volatile.
+    // SAFETY: the gate changes no register but RAX, touches no memory of ours, and comes back
+    // behind the UD2. What an interrupt counts meanwhile is read as volatile.
     unsafe {
         asm!("ud2", in("rcx") what, in("dx") port, inout("eax") value => result);
     }

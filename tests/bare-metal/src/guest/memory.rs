@@ -80,8 +80,8 @@ pub fn put(at: u64, bytes: &[u8]) {
 
 /// The bytes there, which stay as they are for as long as anybody looks.
 pub fn bytes(at: u64, len: usize) -> &'static [u8] {
-    // SAFETY: the caller names memory that it has taken or that the machine gave, and writes nothing
-    // to it meanwhile; it is all mapped.
+    // SAFETY: the caller names memory that it has taken or that the machine gave, and writes
+    // nothing to it meanwhile; it is all mapped.
     unsafe { core::slice::from_raw_parts(at as *const u8, len) }
 }
 

@@ -1,6 +1,6 @@
 //! PID 1 that uses the devices that no container sees yet, by the kernel's own drivers: a network
-//! interface, a plain disk, shared folders, hot-plug memory, the balloon. Says on the console what it saw, line by
-//! line, and then ends the virtual machine.
+//! interface, a plain disk, shared folders, hot-plug memory, the balloon. Says on the console what
+//! it saw, line by line, and then ends the virtual machine.
 //!
 //! The host answers pings at 10.0.0.1; it changes the targets of memory and balloon when the lines
 //! that ask for it are there.
@@ -29,8 +29,8 @@ const PING_BYTES: usize = 4000;
 const PINGS: u8 = 5;
 const DISK: &str = "/dev/vda";
 const DISK_BYTES: usize = 1 << 20;
-/// A folder of the host with a file and a folder of three, for both to write to, and the same folder,
-/// where only the host writes: tag and place.
+/// A folder of the host with a file and a folder of three, for both to write to, and the same
+/// folder, where only the host writes: tag and place.
 const SHARE: (&str, &str) = ("share", "/share");
 const FIXED: (&str, &str) = ("fixed", "/fixed");
 /// The host's file in each of them.
@@ -181,8 +181,8 @@ fn names(folder: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Lists, and writes the host's file with one added to each byte, so that the host sees both what was
-/// read and what was written.
+/// Lists, and writes the host's file with one added to each byte, so that the host sees both what
+/// was read and what was written.
 fn share() -> Result<()> {
     mount_share(SHARE)?;
     let listed = [names(SHARE.1)?, names(&format!("{}/folder", SHARE.1))?].concat();

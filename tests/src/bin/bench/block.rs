@@ -1,6 +1,6 @@
 //! The block device by itself: a driver on plain memory, without KVM, that keeps the queue filled.
-//! Beside each figure, what one thread gets of the same file by plain reads and writes, from the page
-//! cache in both cases: the difference is the device.
+//! Beside each figure, what one thread gets of the same file by plain reads and writes, from the
+//! page cache in both cases: the difference is the device.
 
 use std::fs::File;
 use std::os::fd::AsFd;

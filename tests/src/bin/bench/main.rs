@@ -73,8 +73,8 @@ fn main() -> Result<()> {
     report.write(&flags.json).with_context(|| format!("write {}", flags.json.display()))
 }
 
-/// What ran or wanted to in the last minute: on a machine with as many processors, times mean nothing
-/// above that.
+/// What ran or wanted to in the last minute: on a machine with as many processors, times mean
+/// nothing above that.
 fn load() -> f64 {
     let average = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     average.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(f64::NAN)

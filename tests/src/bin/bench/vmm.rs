@@ -53,8 +53,8 @@ fn bare(case: &str) -> Setup {
     Setup { rng: false, ..Setup::new(case) }
 }
 
-/// What the guest does first of all is to write a byte to a port. The time is that from before fork and
-/// exec to when the byte was read, in both cases; QEMU's has its firmware in it.
+/// What the guest does first of all is to write a byte to a port. The time is that from before fork
+/// and exec to when the byte was read, in both cases; QEMU's has its firmware in it.
 ///
 /// On a machine whose processors others want, it is mostly the wait for them. `chrt -r 1 make bench
 /// ONLY=vmm` goes before the others.
@@ -96,8 +96,8 @@ fn memory(report: &mut Report) -> Result<f64> {
     Ok(own)
 }
 
-/// Monitor and VMM of a container. Where husk takes QEMU, the VMM's part is that of `vmm_mib`, which a
-/// machine without a kernel took.
+/// Monitor and VMM of a container. Where husk takes QEMU, the VMM's part is that of `vmm_mib`,
+/// which a machine without a kernel took.
 fn host_side(vmm_mib: f64, report: &mut Report) -> Result<()> {
     let bed = Bed::new();
     bed.start_sh("side", "sleep 1000");

@@ -94,7 +94,8 @@ fn plain() -> Result<Duration> {
     Ok(time)
 }
 
-/// The driver's side of one queue: each chain is one descriptor, and each descriptor has its buffer.
+/// The driver's side of one queue: each chain is one descriptor, and each descriptor has its
+/// buffer.
 struct Ring {
     rings: u64,
     buffers: u64,

@@ -1,6 +1,6 @@
-//! Tests: processors that do anything to a device at the same time: one starts and resets it, one pokes
-//! at its registers, one writes into its rings and buffers while the device works on them. Every device
-//! is there afterwards, and starts.
+//! Tests: processors that do anything to a device at the same time: one starts and resets it, one
+//! pokes at its registers, one writes into its rings and buffers while the device works on them.
+//! Every device is there afterwards, and starts.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;

@@ -84,8 +84,8 @@ const KVM_SET_USER_MEMORY_REGION: libc::Ioctl =
 const KVM_KVMCLOCK_CTRL: libc::Ioctl = libc::_IO(KVMIO, 0xad);
 /// linux/if_tun.h.
 const TUNSETOFFLOAD: libc::Ioctl = libc::_IOW::<libc::c_uint>(b'T' as u32, 208);
-/// A stream as the guest's connections get it. The monitor holds the other end, and the VMM may hold
-/// that, too: nothing here makes it block, for whoever reads it counts on that.
+/// A stream as the guest's connections get it. The monitor holds the other end, and the VMM may
+/// hold that, too: nothing here makes it block, for whoever reads it counts on that.
 const STREAM: libc::c_int = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
 /// fallocate(2): files keep their size.
 const PUNCH_HOLE: libc::c_int = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -101,8 +101,9 @@ pub const EVERY_THREAD: &[Call] = &[
     any(libc::SYS_close),
     // A debug build's standard library looks whether what it closes is open.
     when(libc::SYS_fcntl, &[&[equal(1, libc::F_GETFD)]]),
-    // The allocator: memory of no file, never to be executed, and of the process's own, which is what
-    // its limit counts (RLIMIT_DATA): not shared, no stack that grows, no page of the host's pool.
+    // The allocator: memory of no file, never to be executed, and of the process's own, which is
+    // what its limit counts (RLIMIT_DATA): not shared, no stack that grows, no huge page of the
+    // host's pool.
     any(libc::SYS_brk),
     any(libc::SYS_munmap),
     when(
@@ -139,8 +140,8 @@ pub const EVERY_THREAD: &[Call] = &[
     any(libc::SYS_exit_group),
 ];
 
-/// What activation and reset of devices come to: on the first thread, and on that of the virtual CPU
-/// that asks for them.
+/// What activation and reset of devices come to: on the first thread, and on that of the virtual
+/// CPU that asks for them.
 pub const DEVICES: &[Call] = &[
     // Disks: requests by io_uring, which was set up before, and are waited for at reset. The filter
     // does not see what a ring is asked for: the ring itself refuses all but what disks need,

@@ -1,4 +1,5 @@
-//! What holds around the jail: descriptors, traces, the end of the parent, the end by panic or fault.
+//! What holds around the jail: descriptors, traces, the end of the parent, the end by panic or
+//! fault.
 
 use std::fs::File;
 use std::io::{Read, Write};

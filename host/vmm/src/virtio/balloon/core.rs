@@ -1,8 +1,8 @@
-//! The queues of pages and of free memory, as plain functions over memory: what they name goes back to
-//! the host. No descriptor and no thread.
+//! The queues of pages and of free memory, as plain functions over memory: what they name goes back
+//! to the host. No descriptor and no thread.
 //!
-//! Which pages a guest gives away is its own affair, also its kernel's or its rings'. What is no memory
-//! is counted and left alone.
+//! Which pages a guest gives away is its own affair, also its kernel's or its rings'. What is no
+//! memory is counted and left alone.
 
 use std::io::Read;
 
@@ -105,8 +105,8 @@ pub fn deflate(
     })
 }
 
-/// Takes the memory that buffers are in until there is none or the turn is over: the guest does not use
-/// it, and what it holds may be lost. virtio 1.2 §5.5.6.7.
+/// Takes the memory that buffers are in until there is none or the turn is over: the guest does not
+/// use it, and what it holds may be lost. virtio 1.2 §5.5.6.7.
 ///
 /// # Errors
 /// [`QueueError`]: the queue is broken.
@@ -165,8 +165,8 @@ fn page_numbers(chain: Chain<'_>, memory: &Memory) -> Option<Vec<u32>> {
     Some(pages)
 }
 
-/// Address and length of the buffers of a chain that are the device's, whatever they lie in. `None`: it
-/// is none.
+/// Address and length of the buffers of a chain that are the device's, whatever they lie in.
+/// `None`: it is none.
 fn free_ranges(chain: Chain<'_>) -> Option<Vec<(u64, u64)>> {
     let mut ranges = Vec::new();
     let mut more = true;

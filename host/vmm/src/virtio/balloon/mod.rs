@@ -1,12 +1,12 @@
-//! The memory balloon, virtio 1.2 §5.5: the guest hands pages to the host, as many as the target says,
-//! reports memory that it does not use, and tells how it is off.
+//! The memory balloon, virtio 1.2 §5.5: the guest hands pages to the host, as many as the target
+//! says, reports memory that it does not use, and tells how it is off.
 //!
 //! - [`core`]: the queues, over memory;
 //! - [`statistics`]: what the guest says of its memory;
 //! - here: what the transport sees, and the target.
 //!
-//! Pages go back to the host by a hole in the memfd. They stay memory all the same: a guest that uses
-//! what it gave away finds zeroes.
+//! Pages go back to the host by a hole in the memfd. They stay memory all the same: a guest that
+//! uses what it gave away finds zeroes.
 
 pub mod core;
 pub mod statistics;
@@ -71,9 +71,9 @@ enum Role {
 }
 
 impl Role {
-    /// Of queue `index` with these features. Drivers of Linux number only the queues that there are;
-    /// virtio 1.2 §5.5.2 gives each feature's a number of its own. Both are told apart, because
-    /// free_page_vq, which is between them, is not offered.
+    /// Of queue `index` with these features. Drivers of Linux number only the queues that there
+    /// are; virtio 1.2 §5.5.2 gives each feature's a number of its own. Both are told apart,
+    /// because free_page_vq, which is between them, is not offered.
     fn of(index: usize, features: u64) -> Option<Self> {
         let statistics = (features & F_STATS_VQ != 0).then_some(Self::Statistics);
         let reporting = (features & F_PAGE_REPORTING != 0).then_some(Self::Reporting);

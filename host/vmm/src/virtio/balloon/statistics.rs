@@ -1,5 +1,5 @@
-//! The statistics queue: the guest's buffer stays here until the host wants to know more, and the guest
-//! answers with the next one. virtio 1.2 §5.5.6.5.
+//! The statistics queue: the guest's buffer stays here until the host wants to know more, and the
+//! guest answers with the next one. virtio 1.2 §5.5.6.5.
 //!
 //! ```text
 //! Empty --buffer--> Held --give_back--> Empty
@@ -50,8 +50,8 @@ impl StatisticsQueue {
         &self.last
     }
 
-    /// Reads the guest's buffers and holds one; of more than one, which no driver has, the others go
-    /// back.
+    /// Reads the guest's buffers and holds one; of more than one, which no driver has, the others
+    /// go back.
     ///
     /// # Errors
     /// [`QueueError`]: the queue is broken.
@@ -82,8 +82,8 @@ impl StatisticsQueue {
         })
     }
 
-    /// Gives the buffer back, by which the guest is asked for another. `None` if there is none here;
-    /// else whether it wants an interrupt.
+    /// Gives the buffer back, by which the guest is asked for another. `None` if there is none
+    /// here; else whether it wants an interrupt.
     ///
     /// # Errors
     /// [`QueueError`]: the queue is broken.

@@ -177,7 +177,8 @@ fn serve(
     Served::Taken
 }
 
-/// Gives requests back that were started, all with one question whether the guest wants an interrupt.
+/// Gives requests back that were started, all with one question whether the guest wants an
+/// interrupt.
 ///
 /// # Errors
 /// [`QueueError`]: the queue is broken.

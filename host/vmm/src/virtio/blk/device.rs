@@ -44,7 +44,8 @@ pub mod feature {
     pub const WRITE_ZEROES: u64 = 1 << 14;
 }
 
-/// Bytes of the configuration space up to write_zeroes_may_unmap and its padding. virtio 1.2 §5.2.4.
+/// Bytes of the configuration space up to write_zeroes_may_unmap and its padding. virtio 1.2
+/// §5.2.4.
 const CONFIG_LEN: usize = 60;
 /// Sectors of a file system's block, of which space is given up and physical sectors are: 4 KiB.
 const BLOCK_SECTORS: u32 = 8;
@@ -159,8 +160,8 @@ impl Device {
         self.limiter.reconfigure(limits)
     }
 
-    /// A handle that lives for as long as a request that was started until now: those alone may still
-    /// write where memory is not there any more. `None`: there are none.
+    /// A handle that lives for as long as a request that was started until now: those alone may
+    /// still write where memory is not there any more. `None`: there are none.
     pub fn in_flight(&mut self) -> Option<Weak<Memory>> {
         let State::Active(active) = &mut self.state else { return None };
         let renewed = Arc::new(Memory::clone(&active.memory));

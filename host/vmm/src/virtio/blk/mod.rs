@@ -14,8 +14,8 @@
 //! - [`device`]: all of them behind [`super::Device`]; where the configuration space is.
 //!
 //! Images are raw: nothing in a file is ever read to find out what it is. One queue is offered: one
-//! thread serves all devices of a machine, so more queues would share it, and io_uring takes requests
-//! of one queue as deep as it is.
+//! thread serves all devices of a machine, so more queues would share it, and io_uring takes
+//! requests of one queue as deep as it is.
 
 pub mod core;
 pub mod device;

@@ -5,9 +5,9 @@
 //! writable: data that is read | status (1 byte)
 //! ```
 //!
-//! How these are cut into descriptors is the driver's affair. virtio 1.2 §2.7.4. A request outlives the
-//! look at its chain, so it has checked addresses, where other devices have readers and writers; and
-//! what is wrong with it is told in its status byte where it has one.
+//! How these are cut into descriptors is the driver's affair. virtio 1.2 §2.7.4. A request outlives
+//! the look at its chain, so it has checked addresses, where other devices have readers and
+//! writers; and what is wrong with it is told in its status byte where it has one.
 
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, Permissions};

@@ -19,9 +19,9 @@ const ZEROES_PIECES: usize = 64;
 
 /// Addresses and lengths for readv(2) and its like, what is left of them to be moved.
 ///
-/// Every address points into a mapping of guest memory that `_memory` keeps, or into [`ZEROES`], for
-/// as long as its length says. No reference to guest memory is ever made of it: the kernel alone
-/// copies, and what the guest does to the bytes meanwhile is between the guest and itself.
+/// Every address points into a mapping of guest memory that `_memory` keeps, or into [`ZEROES`],
+/// for as long as its length says. No reference to guest memory is ever made of it: the kernel
+/// alone copies, and what the guest does to the bytes meanwhile is between the guest and itself.
 #[derive(Debug)]
 pub struct Segments {
     pieces: Vec<libc::iovec>,
@@ -29,8 +29,8 @@ pub struct Segments {
     _memory: Option<Arc<Memory>>,
 }
 
-// SAFETY: the addresses are used by no thread but the one that owns the value, what they point to is
-// shared or constant memory that lives as long as the value does, wherever that is.
+// SAFETY: the addresses are used by no thread but the one that owns the value, what they point to
+// is shared or constant memory that lives as long as the value does, wherever that is.
 #[allow(unsafe_code, reason = "addresses are not Send by themselves")]
 unsafe impl Send for Segments {}
 

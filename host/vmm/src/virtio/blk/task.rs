@@ -202,8 +202,8 @@ impl Task {
     }
 
     fn fail(&mut self, error: Errno) -> Option<Answer> {
-        // EINVAL: a block device whose sectors are larger than the guest's. Were it for another reason,
-        // writing zeroes would tell.
+        // EINVAL: a block device whose sectors are larger than the guest's. Were it for another
+        // reason, writing zeroes would tell.
         let unsupported = matches!(error, Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL);
         match &mut self.state {
             // A discard is a hint. virtio 1.2 §5.2.6.2.
@@ -230,8 +230,8 @@ fn first_way(range: Option<&Range>) -> Clear {
     if range.is_some_and(|range| range.unmap) { Clear::Punch } else { Clear::Zero }
 }
 
-/// Takes `len` bytes off the first range, and the range when nothing is left; zeroes for what is then
-/// the first.
+/// Takes `len` bytes off the first range, and the range when nothing is left; zeroes for what is
+/// then the first.
 fn wrote_zeroes(ranges: &mut VecDeque<Range>, len: u64) -> Segments {
     if let Some(range) = ranges.front_mut() {
         range.offset = range.offset.saturating_add(len);

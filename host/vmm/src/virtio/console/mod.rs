@@ -4,8 +4,8 @@
 //! - [`core`]: both queues, over memory and any reader and writer;
 //! - here: what the transport sees, with descriptors.
 //!
-//! The guest never waits for a host that does not read: what does not fit is dropped and counted. The
-//! host waits for a guest that does not: its bytes stay in the pipe.
+//! The guest never waits for a host that does not read: what does not fit is dropped and counted.
+//! The host waits for a guest that does not: its bytes stay in the pipe.
 
 pub mod core;
 

@@ -1,5 +1,5 @@
-//! The back end's end of a socket: vhost-user requests and their replies, "Vhost-user Protocol" of the
-//! QEMU documentation. Knows no device.
+//! The back end's end of a socket: vhost-user requests and their replies, "Vhost-user Protocol" of
+//! the QEMU documentation. Knows no device.
 //!
 //! Messages are crate vhost's; the exchange is not: its front end waits for ever where a back end
 //! hangs. Here requests that belong together have a deadline, and after the first that failed there
@@ -24,8 +24,8 @@ use vm_memory::{Address, ByteValued, FileOffset, GuestMemoryBackend, GuestMemory
 
 use crate::Memory;
 
-/// How long a back end may take for all requests from one [`BackEnd::begin`] to the next. It ends what
-/// it does for the guest before it stops a queue.
+/// How long a back end may take for all requests from one [`BackEnd::begin`] to the next. It ends
+/// what it does for the guest before it stops a queue.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 /// Bytes of a message before its body: request, flags, length of the body.
 const HEADER_LEN: usize = 12;
@@ -214,7 +214,8 @@ impl BackEnd {
         self.set(FrontendReq::SET_MEM_TABLE, &body, &files)
     }
 
-    /// Starts a queue, which the guest tells of buffers by `kick` and which tells the guest by `call`.
+    /// Starts a queue, which the guest tells of buffers by `kick` and which tells the guest by
+    /// `call`.
     ///
     /// # Errors
     /// [`BackEndError`].
@@ -245,7 +246,8 @@ impl BackEnd {
         self.set(FrontendReq::SET_VRING_ENABLE, state(1).as_slice(), &[])
     }
 
-    /// Stops a queue: the back end does not touch it, nor the memory that it names, when this returns.
+    /// Stops a queue: the back end does not touch it, nor the memory that it names, when this
+    /// returns.
     ///
     /// # Errors
     /// [`BackEndError`].

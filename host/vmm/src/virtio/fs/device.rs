@@ -135,7 +135,8 @@ impl Device {
         Ok(started)
     }
 
-    /// Guest memory is another: a back end at work is told, and has no more than that when this returns.
+    /// Guest memory is another: a back end at work is told, and has no more than that when this
+    /// returns.
     pub fn share(&mut self, memory: &Memory) {
         if !matches!(self.state, State::Active { .. }) {
             return;
@@ -198,8 +199,8 @@ impl virtio::Device for Device {
         if matches!(self.state, State::Dead) {
             return Err(refused("its back end was given up".into()));
         }
-        // The back end raises the interrupt as soon as it has it, and cannot reach the register that
-        // says why.
+        // The back end raises the interrupt as soon as it has it, and cannot reach the register
+        // that says why.
         activation.interrupt.hold_used();
         match self.start(&activation) {
             Ok(started) => {

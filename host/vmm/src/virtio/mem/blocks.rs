@@ -5,8 +5,8 @@
 //!                    '<-----plug---------'
 //! ```
 //!
-//! A block that is leaving is unplugged for the guest; to take its pages takes time, and is done bit by
-//! bit.
+//! A block that is leaving is unplugged for the guest; to take its pages takes time, and is done
+//! bit by bit.
 
 use std::ops::Range;
 

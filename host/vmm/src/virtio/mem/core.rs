@@ -91,7 +91,8 @@ impl Numbers {
     }
 }
 
-/// Answers requests until there is none, and takes pages of unplugged blocks until the turn is over.
+/// Answers requests until there is none, and takes pages of unplugged blocks until the turn is
+/// over.
 ///
 /// # Errors
 /// [`QueueError`]: the queue is broken.

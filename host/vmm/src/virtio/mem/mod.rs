@@ -1,5 +1,6 @@
-//! Memory that grows and shrinks, virtio 1.2 §5.15: the host says how much the guest should have, and
-//! the guest plugs and unplugs blocks of the hot-plug region, in its own time and as far as it can.
+//! Memory that grows and shrinks, virtio 1.2 §5.15: the host says how much the guest should have,
+//! and the guest plugs and unplugs blocks of the hot-plug region, in its own time and as far as it
+//! can.
 //!
 //! - [`core`]: requests, over memory and the blocks;
 //! - [`blocks`]: which blocks are plugged;
@@ -8,8 +9,8 @@
 //! What is unplugged goes back to the host, bit by bit. Blocks survive a reset of the device: only
 //! the guest knows what it keeps in them.
 //!
-//! Of the region no more is usable than the device's owner lets be ([`Device::set_usable_len`]), who asks
-//! what is needed ([`Device::take_need`]) and makes memory be there.
+//! Of the region no more is usable than the device's owner lets be ([`Device::set_usable_len`]),
+//! who asks what is needed ([`Device::take_need`]) and makes memory be there.
 
 pub mod blocks;
 pub mod core;
@@ -78,7 +79,8 @@ impl Device {
         Ok(device)
     }
 
-    /// How much of the region the guest should use. It does so in its own time, and as far as it can.
+    /// How much of the region the guest should use. It does so in its own time, and as far as it
+    /// can.
     ///
     /// # Errors
     /// [`TargetError`]: the target stays.
@@ -107,7 +109,8 @@ impl Device {
         Ok(len)
     }
 
-    /// Bytes from the region's start on that must be there, if that may have changed since it was asked.
+    /// Bytes from the region's start on that must be there, if that may have changed since it was
+    /// asked.
     pub fn take_need(&mut self) -> Option<u64> {
         std::mem::take(&mut self.changed).then(|| self.blocks.needed_len())
     }

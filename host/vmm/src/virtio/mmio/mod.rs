@@ -1,10 +1,10 @@
-//! The transport over memory-mapped registers, virtio 1.2 §4.2, version 2: negotiates features, holds
-//! what the driver says of its queues, and hands them to the device when the driver is ready. Knows
-//! no particular device.
+//! The transport over memory-mapped registers, virtio 1.2 §4.2, version 2: negotiates features,
+//! holds what the driver says of its queues, and hands them to the device when the driver is ready.
+//! Knows no particular device.
 //!
 //! ```text
 //! Offered --DRIVER_OK--> Active --status 0--> Offered
-//!    |                     '-- the device says that rings lie, FAILED --> Stopped --status 0--> Offered
+//!    |                     '-- rings that lie, FAILED --> Stopped --status 0--> Offered
 //!    '-- DRIVER_OK with rings that are none --> Stopped
 //! ```
 //!

@@ -27,7 +27,8 @@ pub const QUEUE_SIZE: u16 = 256;
 
 /// Bytes of the shortest frame: an Ethernet header. linux/if_ether.h, ETH_HLEN.
 pub const MIN_FRAME_LEN: usize = 14;
-/// Bytes of the longest frame: what a receive buffer for segments is to hold. virtio 1.2 §5.1.6.3.1.
+/// Bytes of the longest frame: what a receive buffer for segments is to hold. virtio 1.2
+/// §5.1.6.3.1.
 pub const MAX_FRAME_LEN: usize = 65_562;
 /// Bytes of the longest packet: header and frame.
 pub const MAX_PACKET_LEN: usize = HEADER_LEN + MAX_FRAME_LEN;

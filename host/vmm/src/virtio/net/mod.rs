@@ -1,5 +1,5 @@
-//! The network device, virtio 1.2 §5.1: one pair of queues and a tap. No control queue: the host sets
-//! address and MTU, and the driver does not change them.
+//! The network device, virtio 1.2 §5.1: one pair of queues and a tap. No control queue: the host
+//! sets address and MTU, and the driver does not change them.
 //!
 //! ```text
 //! guest --TX queue--> core::transmit --limit--> tap --> host

@@ -63,8 +63,8 @@ pub enum TapError {
 pub struct Tap(File);
 
 impl Tap {
-    /// Makes the tap behind `descriptor` the device's: not blocking, the header as long as virtio's,
-    /// nothing left to the guest yet.
+    /// Makes the tap behind `descriptor` the device's: not blocking, the header as long as
+    /// virtio's, nothing left to the guest yet.
     ///
     /// # Errors
     /// [`TapError`].

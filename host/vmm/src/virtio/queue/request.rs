@@ -1,6 +1,6 @@
 //! The one way from a chain of the guest to its bytes. A chain is walked once: what was checked is
-//! what is used, whatever the guest writes to its descriptors meanwhile. All lengths are bounded, all
-//! memory is the guest's, and what a driver may not do makes the chain malformed.
+//! what is used, whatever the guest writes to its descriptors meanwhile. All lengths are bounded,
+//! all memory is the guest's, and what a driver may not do makes the chain malformed.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};

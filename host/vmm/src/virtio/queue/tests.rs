@@ -26,7 +26,8 @@ impl Bench {
         Self { memory, driver, queue }
     }
 
-    /// What becomes of the next chain: what it holds and how much may be written, or why it is none.
+    /// What becomes of the next chain: what it holds and how much may be written, or why it is
+    /// none.
     fn next(&mut self) -> Result<(Vec<u8>, usize), ChainError> {
         let mut result = None;
         let memory = &self.memory;
@@ -243,7 +244,8 @@ fn a_pass_ends_after_a_full_queue_though_the_guest_goes_on() {
     assert_eq!(served, 4);
 }
 
-/// A driver that kicks and looks only when it is asked to, and the device as its transport calls it.
+/// A driver that kicks and looks only when it is asked to, and the device as its transport calls
+/// it.
 struct Sleepy {
     memory: Memory,
     driver: DriverQueue,

@@ -48,8 +48,8 @@ impl Numbers {
     }
 }
 
-/// Fills buffers until there is none or the turn is over. `fill` fills all that it gets, and does not
-/// block.
+/// Fills buffers until there is none or the turn is over. `fill` fills all that it gets, and does
+/// not block.
 ///
 /// # Errors
 /// [`QueueError`]: the queue is broken.

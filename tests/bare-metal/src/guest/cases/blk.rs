@@ -272,8 +272,8 @@ fn malformed() {
     assert_ne!(status, OK, "a write from a buffer to write");
 }
 
-/// A reset in the middle: nothing of the requests is done after it, `settle-ms=N` later, and the device
-/// starts again. `rounds=N` times.
+/// A reset in the middle: nothing of the requests is done after it, `settle-ms=N` later, and the
+/// device starts again. `rounds=N` times.
 fn reset_in_flight() {
     let settle_ms = boot::number("settle-ms").unwrap_or(0);
     let mut disk = Disk::start(0, 16);

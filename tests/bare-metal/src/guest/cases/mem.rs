@@ -185,8 +185,8 @@ fn refusals() {
     assert_eq!(mem.device.config64(PLUGGED_SIZE), 0);
 }
 
-/// Takes all that it can of a region of two chunks while the host grants none, one and both of them, and
-/// wants them back.
+/// Takes all that it can of a region of two chunks while the host grants none, one and both of
+/// them, and wants them back.
 fn limit() {
     let mut mem = Mem::start();
     let (all, chunk, block) = (mem.size, mem.size / 2, mem.block);

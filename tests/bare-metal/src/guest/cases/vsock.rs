@@ -1,5 +1,5 @@
-//! The vsock device: virtio 1.2 §5.10. The host listens on `port=N` and sends everything back, if it
-//! accepts at all.
+//! The vsock device: virtio 1.2 §5.10. The host listens on `port=N` and sends everything back, if
+//! it accepts at all.
 
 use super::Cases;
 use crate::guest::memory::{self, PAGE};
@@ -414,8 +414,8 @@ fn count(packet: Packet, opened: &mut u32, refused: &mut u32) {
     }
 }
 
-/// Two connections may wait for the host, which takes the first of them when it is connected to at the
-/// next port.
+/// Two connections may wait for the host, which takes the first of them when it is connected to at
+/// the next port.
 fn backlog() {
     let mut socket = Socket::start(0);
     let port = socket.port;

@@ -1,7 +1,7 @@
 //! A driver for virtio devices behind MMIO that is honest where it is asked to be, and no further.
 //!
-//! [`Device`] finds and negotiates, [`Queue`] fills rings. Both give their addresses away, so that a
-//! case can write there whatever it likes.
+//! [`Device`] finds and negotiates, [`Queue`] fills rings. Both give their addresses away, so that
+//! a case can write there whatever it likes.
 
 mod device;
 mod queue;

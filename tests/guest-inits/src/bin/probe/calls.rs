@@ -42,8 +42,8 @@ fn number(text: &str) -> Result<i64, String> {
     parsed.ok_or_else(|| format!("{text}: no number"))
 }
 
-/// `call NAME ARGUMENT...`, several of them with a `+` between: `ok` and the result, or the errno. Null
-/// pointers only: a case is about whether the call is made.
+/// `call NAME ARGUMENT...`, several of them with a `+` between: `ok` and the result, or the errno.
+/// Null pointers only: a case is about whether the call is made.
 pub fn make(args: &[&str]) -> Result<String, String> {
     let mut said = Vec::new();
     for call in args.split(|word| *word == "+") {
@@ -67,8 +67,8 @@ pub fn make_32(args: &[&str]) -> Result<String, String> {
     words.resize(2, 0);
     let [nr, first] = words[..] else { return Err("too many".to_owned()) };
     let mut result = nr;
-    // SAFETY: the kernel takes its arguments from registers and changes none but the result's; rbx, which
-    // the compiler keeps for itself, is put back.
+    // SAFETY: the kernel takes its arguments from registers and changes none but the result's; rbx,
+    // which the compiler keeps for itself, is put back.
     unsafe {
         std::arch::asm!(
             "xchg rbx, {first}", "int 0x80", "xchg rbx, {first}",

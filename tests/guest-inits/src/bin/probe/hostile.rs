@@ -1,4 +1,5 @@
-//! What only an attacker does: names that change places, keys, connections to the guest's own ports.
+//! What only an attacker does: names that change places, keys, connections to the guest's own
+//! ports.
 #![allow(unsafe_code)]
 
 use std::{
@@ -41,8 +42,8 @@ pub fn exchange(args: &[&str]) -> Result<String, String> {
     }
 }
 
-/// `key add RING NAME`, `key find RING NAME`: in the session's key ring or the user's. With `wait` after
-/// it, stays.
+/// `key add RING NAME`, `key find RING NAME`: in the session's key ring or the user's. With `wait`
+/// after it, stays.
 pub fn key(args: &[&str]) -> Result<String, String> {
     let (call, ring, name) = match args {
         ["add", ring, name] | ["add", ring, name, "wait"] => (libc::SYS_add_key, ring, name),

@@ -37,8 +37,9 @@ struct Response {
     flags: u32,
 }
 
-/// `notify SOCKET COUNT...`: takes a listener for each count, one after the other, prints what comes with
-/// it, and answers so many calls: with 4242 for getppid, and with EADDRINUSE for any other.
+/// `notify SOCKET COUNT...`: takes a listener for each count, one after the other, prints what
+/// comes with it, and answers so many calls: with 4242 for getppid, and with EADDRINUSE for any
+/// other.
 pub fn decide(args: &[&str]) -> Result<String, String> {
     let [path, counts @ ..] = args else { return Err("notify SOCKET COUNT...".to_owned()) };
     let socket = UnixListener::bind(path).map_err(|error| format!("bind {path}: {error}"))?;

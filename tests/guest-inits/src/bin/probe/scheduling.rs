@@ -1,4 +1,5 @@
-//! When and where this process runs: sched_getattr(2), ioprio_get(2), sched_getaffinity(2), personality(2).
+//! When and where this process runs: sched_getattr(2), ioprio_get(2), sched_getaffinity(2),
+//! personality(2).
 #![allow(unsafe_code)]
 
 use nix::{errno::Errno, libc};
@@ -6,8 +7,8 @@ use nix::{errno::Errno, libc};
 /// Of `struct sched_attr`: its first version is enough, in words of four bytes.
 const ATTRIBUTES_WORDS: usize = 12;
 
-/// `scheduling`: policy, flags, nice, priority, runtime, deadline and period; then class and level of
-/// input and output; then the CPUs as bits; then the personality.
+/// `scheduling`: policy, flags, nice, priority, runtime, deadline and period; then class and level
+/// of input and output; then the CPUs as bits; then the personality.
 pub fn show(_: &[&str]) -> Result<String, String> {
     let mut words = [0_u32; ATTRIBUTES_WORDS];
     let size = size_of_val(&words);

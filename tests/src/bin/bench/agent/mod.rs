@@ -1,21 +1,21 @@
 //! The guest agent against runc and crun, all three in one VM.
 //!
 //! The rivals are the distribution's programs. They run inside a container of ours that has every
-//! capability, the guest's whole cgroup tree and a /proc without masks, on the same files as our own
-//! container has, with the same config.json: namespaces, mounts, capabilities, masked and read-only
-//! paths, device rules. Nobody filters system calls in what is compared, since a spec without
-//! `linux.seccomp` says nothing to a rival and has the default profile with us; what ours takes with
-//! that is told beside it. What is compared:
+//! capability, the guest's whole cgroup tree and a /proc without masks, on the same files as our
+//! own container has, with the same config.json: namespaces, mounts, capabilities, masked and
+//! read-only paths, device rules. Nobody filters system calls in what is compared, since a spec
+//! without `linux.seccomp` says nothing to a rival and has the default profile with us; what ours
+//! takes with that is told beside it. What is compared:
 //!
 //! - run: create, start, wait and delete of `/bin/true`. Ours is timed by the host, around the four
-//!   calls; a rival's `run` by a shell in the guest, around a loop of several, so that what our exec
-//!   of that shell takes does not count.
-//! - exec of `/bin/true` in a container that sleeps: ours around `Exec` and `Wait`, a rival's `exec`
-//!   in a loop again.
+//!   calls; a rival's `run` by a shell in the guest, around a loop of several, so that what our
+//!   exec of that shell takes does not count.
+//! - exec of `/bin/true` in a container that sleeps: ours around `Exec` and `Wait`, a rival's
+//!   `exec` in a loop again.
 //!
-//! Nobody's process has streams but /dev/null; what ours takes with all three is told beside it. The
-//! three take turns, for machines are shared and noisy; a figure is the median of the rounds, and a
-//! round's is the mean of its loop.
+//! Nobody's process has streams but /dev/null; what ours takes with all three is told beside it.
+//! The three take turns, for machines are shared and noisy; a figure is the median of the rounds,
+//! and a round's is the mean of its loop.
 
 mod rival;
 

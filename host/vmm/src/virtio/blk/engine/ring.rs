@@ -72,8 +72,8 @@ impl Ring {
         self.tasks.len() - self.free.len()
     }
 
-    /// Hands the next step of a task to the ring. It is in the kernel's hands from the next `submit`
-    /// to its completion.
+    /// Hands the next step of a task to the ring. It is in the kernel's hands from the next
+    /// `submit` to its completion.
     fn push(&mut self, place: usize) {
         let Some(task) = self.tasks.get(place).and_then(Option::as_ref) else { return };
         let entry = entry(task.step()).user_data(place as u64);
@@ -95,8 +95,8 @@ impl Ring {
         }
     }
 
-    /// Takes in what completed. With `go_on`, what has more steps gets the next one; without, it ends
-    /// here.
+    /// Takes in what completed. With `go_on`, what has more steps gets the next one; without, it
+    /// ends here.
     fn reap(&mut self, go_on: bool) {
         let completions: Vec<(u64, i32)> = self
             .ring
@@ -150,7 +150,8 @@ impl Engine for Ring {
             return;
         }
         if let Err(error) = self.ring.submit() {
-            // Short of memory, or interrupted: the entries stay, and are tried again from the event.
+            // Short of memory, or interrupted: the entries stay, and are tried again from the
+            // event.
             tracing::debug!(%error, "submit to io_uring");
             // EAGAIN: it is as readable as can be.
             let _ = self.event.write(1);

@@ -20,8 +20,8 @@ use crate::virtio::blk::request::Answer;
 use crate::virtio::blk::segments::Segments;
 use crate::virtio::blk::task::{Step, Task};
 
-/// Threads of one disk: what a driver that waits for each request and one that does not can use, and
-/// few enough to cost nothing.
+/// Threads of one disk: what a driver that waits for each request and one that does not can use,
+/// and few enough to cost nothing.
 const THREADS: usize = 4;
 /// Of a thread; a task needs a few hundred bytes.
 const STACK_LEN: usize = 128 << 10;
@@ -150,8 +150,8 @@ impl Shared {
 fn read(file: &File, offset: i64, data: &Segments) -> Result<usize, Errno> {
     let pieces = data.pieces();
     let count = libc::c_int::try_from(pieces.len()).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: `pieces` holds `count` entries for the whole call, and each is memory, shared with the
-    // guest, that `data` keeps mapped and that no Rust reference covers.
+    // SAFETY: `pieces` holds `count` entries for the whole call, and each is memory, shared with
+    // the guest, that `data` keeps mapped and that no Rust reference covers.
     let len = unsafe { libc::preadv(file.as_raw_fd(), pieces.as_ptr(), count, offset) };
     usize::try_from(Errno::result(len)?).map_err(|_| Errno::EIO)
 }

@@ -1,5 +1,5 @@
-//! Tests: the device behind its registers, with back ends that are honest (crate vhost's, virtiofsd)
-//! and with some that are not.
+//! Tests: the device behind its registers, with back ends that are honest (crate vhost's,
+//! virtiofsd) and with some that are not.
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;

@@ -15,8 +15,8 @@ pub const GSO_NONE: u8 = 0;
 pub const GSO_TCPV4: u8 = 1;
 /// `gso_type`: segments of TCP over IPv6. virtio 1.2 §5.1.6.
 pub const GSO_TCPV6: u8 = 4;
-/// The least payload of a segment that Linux makes. linux/net/tcp.h, TCP_MIN_GSO_SIZE. With less, one
-/// packet of a guest could be 65,000 for the host's kernel.
+/// The least payload of a segment that Linux makes. linux/net/tcp.h, TCP_MIN_GSO_SIZE. With less,
+/// one packet of a guest could be 65,000 for the host's kernel.
 pub const MIN_GSO_SIZE: u16 = 8;
 
 /// The header says what was not agreed on, or what cannot be.

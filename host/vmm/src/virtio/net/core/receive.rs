@@ -1,5 +1,5 @@
-//! Packets for the guest. One that finds no room in the queue, or that the limit holds back, is kept
-//! until it does: no event of the port is ever lost with it.
+//! Packets for the guest. One that finds no room in the queue, or that the limit holds back, is
+//! kept until it does: no event of the port is ever lost with it.
 
 use std::io::Write;
 

@@ -1,5 +1,5 @@
-//! Chains that hold one packet appear in the used ring at once: a driver that polls would else see a
-//! packet without its end.
+//! Chains that hold one packet appear in the used ring at once: a driver that polls would else see
+//! a packet without its end.
 
 use std::sync::atomic::{Ordering, fence};
 

@@ -18,8 +18,8 @@ const ROUNDS: u32 = 20;
 const NO_PORT: u16 = 0x1234;
 const HEADS: [u16; SIZE as usize] = [0, 1, 2, 3, 4, 5, 6, 7];
 
-/// What a device gives back is offered again at once, each queue is kicked whether it has something or
-/// not, and each device is reset again and again.
+/// What a device gives back is offered again at once, each queue is kicked whether it has something
+/// or not, and each device is reset again and again.
 pub fn endless() {
     let page = memory::take(PAGE);
     let rings: [[Rings; MAX_QUEUES]; MAX_DEVICES] =

@@ -1,4 +1,5 @@
-//! What no honest driver does, to the device `kind=N` on its queue `queue=N`, with the features that
+//! What no honest driver does, to the device `kind=N` on its queue `queue=N`, with the features
+//! that
 //! `features=N` adds. A device may give a chain back, break its queue, or ask for a reset; after a
 //! reset it works, unless a server that may die of it is named by `mortal=1`. The harness asserts
 //! that the machine is still there, and what the device counted.
