@@ -38,8 +38,10 @@ const HOST_FILE: &str = "from-host";
 /// Another processor's work and a slow one's patience.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+type Step = fn() -> Result<()>;
+
 fn main() {
-    let steps: [(&str, fn() -> Result<()>); 8] = [
+    let steps: [(&str, Step); 8] = [
         ("file systems", file_systems),
         ("net", network),
         ("disk", disk),
