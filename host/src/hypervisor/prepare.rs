@@ -1,5 +1,8 @@
 //! What every hypervisor does before it starts a VM: looks at the configuration and opens its
 //! files. Starts nothing.
+//!
+//! A writable disk is locked by its descriptor, which the VM inherits: no two VMs ever write to
+//! one, not even for the moment in which one still dies whose monitor was killed.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -7,6 +10,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use husk_vmm::boot::MAX_VCPUS;
 use husk_vmm::config::is_plain;
@@ -15,9 +19,15 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::console::RotatingFile;
 use super::{Disk, MAX_SERIAL_LEN, VmConfig, VmError};
+use crate::sys::lock;
 
 /// Of each of the console's two files.
 pub const CONSOLE_FILE_BYTES: u64 = 1 << 20;
+
+/// What a VM whose monitor was killed may take until it is gone.
+const LAST_VM_GRACE: Duration = Duration::from_secs(5);
+/// How often it is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A disk, open as it is to be used.
 #[derive(Debug)]
@@ -92,12 +102,28 @@ fn open(what: &'static str, path: &Path, writable: bool) -> Result<File, VmError
 }
 
 fn open_disk(disk: &Disk) -> Result<OpenDisk, VmError> {
+    let file = open("disk", &disk.path, !disk.read_only)?;
+    if !disk.read_only {
+        claim(&file).map_err(open_error("disk", &disk.path))?;
+    }
     Ok(OpenDisk {
-        file: open("disk", &disk.path, !disk.read_only)?,
+        file,
         serial: disk.serial.clone(),
         read_only: disk.read_only,
         disposable: disk.disposable,
     })
+}
+
+/// Blocks for the grace of the VM that had it last.
+fn claim(disk: &File) -> io::Result<()> {
+    let until = Instant::now() + LAST_VM_GRACE;
+    while !lock::try_lock(disk)? {
+        if Instant::now() > until {
+            return Err(io::Error::other("another VM writes to it"));
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
 }
 
 /// Names the file.
@@ -159,6 +185,30 @@ mod tests {
         let files = prepare(&VmConfig { disks, ..config }).unwrap();
         let flags = fcntl(&files.disks[0].file, FcntlArg::F_GETFL).unwrap();
         assert!(!OFlag::from_bits_truncate(flags).contains(OFlag::O_NONBLOCK));
+    }
+
+    #[test]
+    fn disk_is_written_to_by_one_vm_until_that_is_gone() {
+        let (folder, config) = testing::config();
+        let path = folder.path().join("disk");
+        File::create(&path).unwrap();
+        let writable = Disk { read_only: false, ..disk("data", path.clone()) };
+        let config = VmConfig { disks: vec![writable], ..config };
+        let files = prepare(&config).unwrap();
+        let mut sleep = std::process::Command::new("sleep");
+        let kept = [files.disks[0].as_fd()];
+        let mut vm = crate::sys::process::spawn_bound(sleep.arg("1000"), &kept).unwrap();
+        drop(files);
+        let error = prepare(&config).unwrap_err();
+        assert_eq!(error.source().unwrap().to_string(), "another VM writes to it");
+        // Many may read it.
+        prepare(&VmConfig { disks: vec![disk("data", path)], ..config.clone() }).unwrap();
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| prepare(&config).map(drop));
+            vm.kill().unwrap();
+            vm.wait().unwrap();
+            next.join().unwrap().unwrap();
+        });
     }
 
     #[test]

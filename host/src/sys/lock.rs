@@ -52,17 +52,26 @@ impl Lock {
     /// open(2), fcntl(2).
     pub fn try_acquire(path: &Path) -> io::Result<Option<Self>> {
         let file = open(path)?;
-        match fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
-            Ok(_) => Ok(Some(Self { file })),
-            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(try_lock(&file)?.then_some(Self { file }))
     }
 
     /// The locked file: a place for what its readers should know of the holder.
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
+    }
+}
+
+/// Locks a file that is open for writing, unless somebody else has; `false` then. Does not wait.
+/// The lock is held for as long as any process has a copy of this descriptor.
+///
+/// # Errors
+/// fcntl(2).
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    match fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -95,6 +95,11 @@ fn killed_monitor_takes_its_vm_along_and_ps_knows() {
     bed.assert_idle();
     bed.husk(&["start", "box"]).ok();
     assert_eq!(bed.state("box").as_deref(), Some("running"));
+    // As soon as it can be: a VM that still dies has the disk until it is gone.
+    kill_pid(monitors(&bed)[0].pid);
+    bed.await_state("box", "exited");
+    bed.husk(&["start", "box"]).ok();
+    assert_eq!(bed.vmms().len(), 1);
     kill_pid(monitors(&bed)[0].pid);
     bed.husk(&["rm", "-f", "box"]).ok();
     bed.assert_nothing_left();
