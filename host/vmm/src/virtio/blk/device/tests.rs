@@ -371,14 +371,15 @@ fn disks_of_every_engine_rest_and_go_on() {
         for round in 0..20 {
             let bytes = pattern(round, 64 << 10);
             let data = bench.driver.queue(0).readable(&bytes);
-            let sent: Vec<Sent> = (0..100).map(|at| bench.add(OUT, at * 4, Some(data))).collect();
+            // All to one place: a disk may do them in any order.
+            let sent: Vec<Sent> = (0..100).map(|_| bench.add(OUT, 100, Some(data))).collect();
             bench.driver.kick(0);
             bench.driver.run();
             assert!(rest(&bench, LONG));
             for sent in sent {
                 assert_eq!(bench.finish(sent), DONE);
             }
-            assert_eq!(bench.content(100, 512), bytes[..512]);
+            assert!(bench.content(100, 64 << 10) == bytes, "round {round} is not on the disk");
         }
         bench.driver.write(0x070, 0);
         assert!(rest(&bench, LONG), "no driver is there");
